@@ -1,0 +1,46 @@
+"""One `[models.<name>]` section of the settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, field
+
+__all__ = ["ModelSettings", "ModelSettingsError", "Timeouts"]
+
+_Positive = Annotated[int, Meta(gt=0)]
+_Seconds = Annotated[float, Meta(gt=0)]
+
+
+class ModelSettingsError(ValueError):
+    """A setting of a model is missing or wrong; the message names the key and says what was expected."""
+
+
+class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seconds: to connect, from the request to the first piece, and between two chunks after it."""
+
+    connect: _Seconds = 10.0
+    first_token: _Seconds = 120.0
+    between_tokens: _Seconds = 60.0
+
+
+class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`provider` "demo" uses `delay` (milliseconds a word) and the sizes, in words.
+
+    `provider` "openai" uses `model`, the provider's name for it; `base_url`, absent for OpenAI itself; `api_key_env`,
+    the environment variable that holds the key (absent: OPENAI_API_KEY without a `base_url`, no key with one); the
+    sizes, in tokens; `timeouts`; `attempts`, how often a request is tried before its first piece; and `extra`, fields
+    added to the body of every request.
+    """
+
+    provider: str
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    context_window: _Positive | None = None
+    max_tokens: _Positive | None = None
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    delay: Annotated[float, Meta(ge=0)] = 20.0
+    timeouts: Timeouts = Timeouts()
+    attempts: _Positive = 4
+    extra: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -1,0 +1,92 @@
+"""The port between turns and tools: what a tool declares, what it is given, how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from gateway.auth.principal import Principal
+from protocol.errors import ErrorCode
+
+__all__ = ["Tool", "ToolContext", "ToolError", "ToolOutcome", "ToolSettings"]
+
+Report = Callable[[float, float | None, str | None], None]
+
+
+class ToolError(Exception):
+    """A tool's own failure, in words that the model and the user may read."""
+
+
+class ToolSettings(Struct, frozen=True, kw_only=True):
+    """What a tool declares about its runs. `timeout` is the absolute cap and `idle_timeout` the longest silence,
+    which progress ends, both in seconds; `permission` is what a role needs to use it (None: nothing)."""
+
+    idempotent: bool = False
+    timeout: float = 300.0
+    idle_timeout: float = 60.0
+    approval: Literal["never", "always"] = "never"
+    permission: str | None = None
+
+
+class ToolContext:
+    """One run of a tool: who asked, where, and how to report progress."""
+
+    def __init__(self, principal: Principal, context_id: str, call_id: str, report: Report) -> None:
+        self.principal = principal
+        self.context_id = context_id
+        self.call_id = call_id
+        self._report = report
+        self._cancelled = asyncio.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run is to stop. A thread has to look; a coroutine is cancelled as well."""
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """Show how far the run is, and reset its idle limit. From a thread, use `report`."""
+        self._report(progress, total, message)
+        # A tool that reports in a tight loop must let others run, and be told to stop.
+        await asyncio.sleep(0)
+
+    def report(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """`progress` for a tool that is a plain function: safe from its thread."""
+        self._report(progress, total, message)
+
+
+class ToolOutcome(Struct, frozen=True, kw_only=True):
+    """How a run ended; `result` is any JSON value, an explanation where it failed."""
+
+    status: Literal["success", "error", "timeout", "cancelled"]
+    result: Any
+    code: ErrorCode | None = None
+
+
+class Tool(Protocol):
+    """Something that a model or a user may call. `parameters` is the JSON Schema of an object."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def parameters(self) -> dict[str, Any]: ...
+
+    @property
+    def settings(self) -> ToolSettings: ...
+
+    def validate(self, parameters: dict[str, Any]) -> None:
+        """Raises ToolError, naming the parameter, where they do not fit."""
+        ...
+
+    async def run(self, context: ToolContext, parameters: dict[str, Any]) -> Any:
+        """The result, any JSON value. Raises ToolError for its own failures; anything else is a bug of the tool."""
+        ...

@@ -1,0 +1,1 @@
+"""Where conversations are kept: the ports (`stores.ports`, `stores.records`) and their adapters."""

@@ -1,0 +1,290 @@
+"""What stores hold and hand out: plain values without behaviour, the vocabulary of `stores.ports`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from protocol.frames import Event
+
+__all__ = [
+    "Accepted",
+    "Call",
+    "CancelRequest",
+    "ContextKey",
+    "ContextRecord",
+    "Entry",
+    "EventRow",
+    "Head",
+    "History",
+    "KeyRecord",
+    "LogBatch",
+    "LogEvent",
+    "LogFold",
+    "NewCall",
+    "NewEvent",
+    "NewTurn",
+    "OpenMessage",
+    "Progress",
+    "Publication",
+    "SessionRecord",
+    "Turn",
+    "TurnRows",
+    "TurnState",
+]
+
+
+class ContextKey(NamedTuple):
+    """A context's full name: `owner` is the principal's namespace, so equal ids of two owners never meet."""
+
+    owner: str
+    id: str
+
+
+class ContextRecord(Struct, frozen=True, kw_only=True):
+    """`epoch` counts the lives of the context's log; `metadata` is JSON; times are seconds since 1970."""
+
+    key: ContextKey
+    epoch: int
+    created_at: float
+    updated_at: float
+    title: str | None = None
+    metadata: bytes | None = None
+
+
+# ---- durable events
+
+
+class NewCall(Struct, frozen=True, kw_only=True):
+    """The ledger's view of a `tool_call` event. `draft` is the JSON of the `OpenMessage` it was emitted from."""
+
+    runs_on: Literal["server", "client"]
+    session_id: str | None = None
+    needs_approval: bool = False
+    draft: bytes | None = None
+
+
+class NewEvent(Struct, frozen=True, kw_only=True):
+    """A durable event to be stored. `body` is its JSON without `seq`.
+
+    `id` is unique in the context: the event's own id; of a `turn_end` `"<turn_id>/end"`, which no client can send;
+    of a `tool_approval` its frame's id. `call` comes with a `tool_call`; `answers` (a call's id) with a
+    `tool_response`; `decides` (a call's id) with a `tool_approval`.
+    """
+
+    id: str
+    type: str
+    body: bytes
+    turn_id: str | None = None
+    call: NewCall | None = None
+    answers: str | None = None
+    decides: str | None = None
+
+
+class EventRow(Struct, frozen=True, kw_only=True):
+    """A durable event as stored. `order` rises in the order of storing; `seq` is None until it was recorded."""
+
+    id: str
+    type: str
+    body: bytes
+    order: int
+    turn_id: str | None = None
+    seq: int | None = None
+
+
+class History(Struct, frozen=True):
+    """A page of a context's durable events.
+
+    `rows` have a seq and come in its order; `unsequenced` have none yet and come in the order of storing, on the
+    newest page only; `has_more` says whether older rows exist.
+    """
+
+    rows: Sequence[EventRow]
+    unsequenced: Sequence[EventRow]
+    has_more: bool
+
+
+# ---- turns
+
+
+class TurnState(StrEnum):
+    """QUEUED has never begun, PARKED waits for a person or a client and has no runner, RUNNING has a runner or
+    wants one (`runner` is None), ENDED has its `turn_end` stored but not yet all its seqs, DONE has them all."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PARKED = "parked"
+    ENDED = "ended"
+    DONE = "done"
+
+
+class NewTurn(Struct, frozen=True, kw_only=True):
+    """`kind` "message" waits its place in the context's queue, "tool" waits for nobody. `request` is JSON that the
+    store does not look into: what a runner must know besides the events."""
+
+    id: str
+    kind: Literal["message", "tool"]
+    request: bytes
+
+
+class Turn(Struct, frozen=True, kw_only=True):
+    """A turn's row. `fence` is raised by every claim (0: never claimed); whoever holds less can write nothing."""
+
+    key: ContextKey
+    id: str
+    kind: Literal["message", "tool"]
+    state: TurnState
+    request: bytes
+    fence: int
+    created_at: float
+    runner: str | None = None
+    cancelled: bool = False
+    draft: bytes | None = None
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """The ledger's row of a tool call. `claimed` is the fence under which it was started, 0 before."""
+
+    id: str
+    turn_id: str
+    runs_on: Literal["server", "client"]
+    session_id: str | None
+    needs_approval: bool
+    decided: bool
+    claimed: int
+    answered: bool
+
+
+class CancelRequest(Struct, frozen=True, kw_only=True):
+    """A stored `cancel`: of the whole turn, or of one call where `call_id` is given."""
+
+    id: str
+    turn_id: str
+    call_id: str | None
+    order: int
+
+
+class TurnRows(Struct, frozen=True, kw_only=True):
+    """All that is stored of one turn, events in the order of storing. Read in one transaction."""
+
+    turn: Turn
+    events: Sequence[EventRow]
+    calls: Mapping[str, Call]
+    cancels: Sequence[CancelRequest]
+
+
+class Accepted(Struct, frozen=True, kw_only=True):
+    """What became of a client's frame. `turn_id` is the turn that it belongs to or touches, `duplicate` says that
+    nothing changed because it was stored before, `created` that the context is new, `interrupted` names the turn
+    that was told to stop for it, `woken` says that its turn wants a runner now."""
+
+    duplicate: bool = False
+    created: bool = False
+    turn_id: str | None = None
+    interrupted: str | None = None
+    woken: bool = False
+
+
+# ---- the hot log
+
+
+class LogEvent(Struct, frozen=True, kw_only=True):
+    """An event on its way into the log. `id` is the durable event's id (as in NewEvent), None for a live one;
+    `body` is its JSON without `seq`; `event` is the same, for the fold."""
+
+    event: Event
+    body: bytes
+    id: str | None = None
+
+
+class LogBatch(Struct, frozen=True, kw_only=True):
+    """Events of one context, appended as one. `writer` is new for every batch and the same when it is sent again.
+    With a `turn_id` and `fence` the batch is a turn's; an empty one only raises the fence in the log."""
+
+    key: ContextKey
+    epoch: int
+    writer: str
+    events: Sequence[LogEvent]
+    turn_id: str | None = None
+    fence: int = 0
+
+
+class Entry(Struct, frozen=True):
+    """One frame of the log: it stands for the events `first`…`seq`; `data` is its JSON with `seq`."""
+
+    seq: int
+    data: bytes
+    first: int
+
+
+class Head(NamedTuple):
+    epoch: int
+    seq: int
+
+
+class Publication(Struct, frozen=True):
+    """What followers of a context are handed: entries in order, under one epoch."""
+
+    key: ContextKey
+    epoch: int
+    entries: Sequence[Entry]
+
+
+class OpenMessage(Struct, frozen=True, kw_only=True):
+    """The message that is being written: its text and reasoning so far."""
+
+    message_id: str
+    turn_id: str
+    model: str
+    attempt: int
+    text: str = ""
+    reasoning: str = ""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    call_id: str
+    progress: float
+    total: float | None = None
+    message: str | None = None
+
+
+class LogFold(Struct, frozen=True, kw_only=True):
+    """The log folded up to `seq`: messages that are open, the last progress of running calls, and the `seq` of
+    every durable event that the store may not have recorded yet (at least those of the last hour)."""
+
+    epoch: int
+    seq: int
+    ids: Mapping[str, int]
+    open: Sequence[OpenMessage]
+    progress: Mapping[str, Progress]
+
+
+# ---- sessions and keys
+
+
+class SessionRecord(Struct, frozen=True, kw_only=True):
+    """One client's place in the gateway. `tools` is the JSON of its tool list; `contexts` are the ids it follows;
+    `holder` names the instance and socket that hold it (None: nobody), `attempt` is that holder's number."""
+
+    id: str
+    owner: str
+    attempt: int
+    expires_at: float
+    tools: bytes = b"[]"
+    contexts: Sequence[str] = ()
+    holder: str | None = None
+
+
+class KeyRecord(Struct, frozen=True, kw_only=True):
+    """An API key: `digest` is the SHA-256 of the whole key, the only trace of its secret."""
+
+    id: str
+    digest: bytes
+    tenant: str
+    subject: str
+    role: str | None
+    created_at: float
+    revoked_at: float | None = None
