@@ -1,0 +1,100 @@
+"""A principal's contexts as things: listed, made, renamed, read, deleted for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+from msgspec import Struct
+
+from gateway.auth.principal import Principal
+from gateway.core.snapshot import complete_history
+from gateway.epochs import Epochs
+from gateway.hub import Hub
+from gateway.stored_events import new_event
+from protocol.codec import encode
+from protocol.errors import ProtocolError
+from protocol.frames import ContextChanged
+from protocol.ids import is_id, new_id
+from stores.ports import ContextStore, EventLog, NotFound, StoreError
+from stores.records import ContextKey, ContextRecord, LogBatch, LogEvent
+
+__all__ = ["Contexts", "EventPage"]
+
+
+class EventPage(Struct, frozen=True):
+    """Frames, oldest first, and the `before` of the next older page."""
+
+    events: Sequence[bytes]
+    next: str | None
+
+
+class Contexts:
+    """All raise ProtocolError or StoreError; what is not one's own is not found."""
+
+    def __init__(self, store: ContextStore, log: EventLog, epochs: Epochs, hub: Hub) -> None:
+        self._store = store
+        self._log = log
+        self._epochs = epochs
+        self._hub = hub
+
+    def key(self, principal: Principal, context_id: str) -> ContextKey:
+        if not is_id(context_id):
+            raise ProtocolError("not_found", "there is no such context")
+        return ContextKey(principal.owner, context_id)
+
+    async def page(self, principal: Principal, after: str | None, limit: int) -> tuple[list[ContextRecord], str | None]:
+        try:
+            return await self._store.list_contexts(principal.owner, after, limit)
+        except ValueError as error:
+            raise ProtocolError("invalid_frame", "after is what `next` of a page said", path="after") from error
+
+    async def create(
+        self, principal: Principal, context_id: str | None, title: str | None, metadata: dict[str, object] | None
+    ) -> tuple[ContextRecord, bool]:
+        """The context, and whether it is new: one that exists is left as it was."""
+        key = ContextKey(principal.owner, context_id or new_id("conv_"))
+        data = orjson.dumps(metadata) if metadata is not None else None
+        created = await self._store.create_context(key, title, data)
+        return await self.read(key), created
+
+    async def read(self, key: ContextKey) -> ContextRecord:
+        record = await self._store.get_context(key)
+        if record is None:
+            raise NotFound(key.id)
+        return record
+
+    async def update(self, key: ContextKey, title: str | None, metadata: dict[str, object] | None) -> ContextRecord:
+        """Set what is given and tell the context's followers."""
+        event = new_event(ContextChanged(context_id=key.id, title=title, metadata=metadata))
+        data = orjson.dumps(metadata) if metadata is not None else None
+        await self._store.update_context(key, title, data, event)
+        await self._epochs.place(key, event.id)
+        return await self.read(key)
+
+    async def delete(self, key: ContextKey) -> None:
+        """Delete the context with all that belongs to it, and tell its followers once it is gone."""
+        head = await self._log.head(key)
+        if not await self._store.delete_context(key):
+            raise NotFound(key.id)
+        if head is not None:
+            event = ContextChanged(context_id=key.id, deleted=True)
+            last = LogEvent(event=event, body=encode(event), id=new_id("ctx_"))
+            await self._log.append([LogBatch(key=key, epoch=head.epoch, writer=new_id("w_"), events=[last])])
+        self._epochs.forget(key)
+        await self._log.drop(key)
+        await self._hub.close_context(key)
+
+    async def events(self, key: ContextKey, before: int | None, limit: int) -> EventPage:
+        """A page of history, complete at any moment: the log is read first, then the store."""
+        fold = None
+        if before is None:
+            try:
+                fold = await self._log.fold(key)
+            except StoreError:
+                fold = None  # history is readable while the log is away
+        page = await self._store.history(key, before, limit)
+        if not page.rows and not page.unsequenced:
+            await self.read(key)
+        older = page.rows[0].seq if page.rows and page.has_more else None
+        return EventPage(complete_history(page, fold), str(older) if older is not None else None)

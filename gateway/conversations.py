@@ -1,0 +1,268 @@
+"""What a principal may do with contexts, over a socket or HTTP: checked, stored, and only then acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from gateway.auth.principal import Principal
+from gateway.core.policy import Policy
+from gateway.epochs import Epochs, Placed
+from gateway.models.port import ModelClient
+from gateway.routing import Routes
+from gateway.stored_events import new_event
+from gateway.throttle import Throttle
+from gateway.turn_request import TurnRequest, encode_request
+from gateway.turns import Turns
+from protocol.errors import ProtocolError
+from protocol.frames import (
+    AnswerTool,
+    ApproveTool,
+    CallTool,
+    Cancel,
+    Message,
+    ResourcePart,
+    SendMessage,
+    ToolApproval,
+    ToolCall,
+    ToolResponse,
+)
+from protocol.ids import derive_id, rfc3339
+from stores.ports import AlreadyAnswered, Busy, ContextStore, EventLog, IdTaken, NotFound, Unavailable
+from stores.records import Accepted, ContextKey, NewEvent, NewTurn
+
+__all__ = ["Conversations", "Receipt", "refusal"]
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """What is acknowledged: the frame is in the store. `seq` is None where the log gave none yet."""
+
+    key: ContextKey
+    accepted: Accepted
+    epoch: int | None = None
+    seq: int | None = None
+
+
+def refusal(error: Exception) -> ProtocolError:
+    """A store's refusal as the client is told of it."""
+    if isinstance(error, ProtocolError):
+        return error
+    if isinstance(error, NotFound):
+        return ProtocolError("not_found", "there is no such context, turn or call")
+    if isinstance(error, Busy):
+        return ProtocolError("busy", "a turn of this context runs or waits")
+    if isinstance(error, IdTaken):
+        return ProtocolError("conflict", "this id belongs to another event of the context", path="id")
+    if isinstance(error, AlreadyAnswered):
+        return ProtocolError("conflict", "the call was answered or decided before")
+    return ProtocolError("unavailable", "the gateway can't store this now", retry_after=1)
+
+
+class Conversations:
+    """The operations of protocol.md, section 2. All raise ProtocolError, or a StoreError that `refusal` explains;
+    what was refused was not stored."""
+
+    def __init__(
+        self,
+        *,
+        store: ContextStore,
+        log: EventLog,
+        epochs: Epochs,
+        turns: Turns,
+        routes: Routes,
+        models: Mapping[str, ModelClient],
+        default_model: str,
+        policy: Policy,
+        throttle: Throttle,
+    ) -> None:
+        self._store = store
+        self._log = log
+        self._epochs = epochs
+        self._turns = turns
+        self._routes = routes
+        self._models = models
+        self._default_model = default_model
+        self._policy = policy
+        self._throttle = throttle
+
+    # ---- messages and calls
+
+    async def send(self, principal: Principal, frame: SendMessage, session_id: str | None) -> Receipt:
+        """Store a message and, if it is to be answered, its turn."""
+        await self._check_message(principal, frame)
+        key = self.key(principal, frame.context_id, frame.id)
+        await self._log.head(key)  # a log that is away refuses before anything is stored
+        request = TurnRequest(
+            tenant=principal.tenant,
+            subject=principal.subject,
+            roles=principal.roles,
+            model=frame.model or self._default_model,
+            session_id=session_id,
+            tools=tuple(frame.tools) if frame.tools is not None else None,
+        )
+        if frame.when_busy == "steer" and frame.respond:
+            steered = await self._steer(key, frame)
+            if steered is not None:
+                return steered
+        turn = NewTurn(id=frame.id, kind="message", request=encode_request(request)) if frame.respond else None
+        event = _message(frame, key.id, frame.id if frame.respond else None)
+        accepted = await self._store.submit(key, event, turn, frame.when_busy)
+        placed = await self._place(key, event.id) if not accepted.duplicate else None
+        if accepted.interrupted is not None:
+            self._turns.look(key, accepted.interrupted)
+        if turn is not None and not accepted.duplicate:
+            self._turns.begin(key, turn.id)
+        return self._receipt(key, accepted, placed)
+
+    async def _steer(self, key: ContextKey, frame: SendMessage) -> Receipt | None:
+        active = await self._store.active_turn(key)
+        if active is None:
+            return None
+        accepted = await self._store.steer(key, active.id, _message(frame, key.id, active.id))
+        if accepted is None:
+            return None
+        self._turns.look(key, active.id)
+        return self._receipt(key, accepted, None)
+
+    async def call(self, principal: Principal, frame: CallTool, session_id: str | None) -> Receipt:
+        """Store a direct tool call as a turn of its own."""
+        self._count(principal)
+        route = await self._routes.route_for(principal, session_id, frame.tool)
+        if route is None:
+            raise ProtocolError("not_found", f"there is no tool {frame.tool!r} for you", path="tool")
+        key = self.key(principal, frame.context_id, frame.id)
+        await self._log.head(key)
+        event = ToolCall(
+            context_id=key.id,
+            turn_id=frame.id,
+            id=frame.id,
+            tool=frame.tool,
+            parameters=frame.parameters,
+            timestamp=rfc3339(frame.timestamp or datetime.now(UTC)),
+            runs_on=route.runs_on,
+            session_id=route.session_id,
+            approval="required" if route.ask else None,
+        )
+        request = TurnRequest(
+            tenant=principal.tenant,
+            subject=principal.subject,
+            roles=principal.roles,
+            model=self._default_model,
+            session_id=session_id,
+        )
+        turn = NewTurn(id=frame.id, kind="tool", request=encode_request(request))
+        accepted = await self._store.submit(key, new_event(event), turn)
+        placed = await self._place(key, frame.id) if not accepted.duplicate else None
+        if not accepted.duplicate:
+            self._turns.begin(key, turn.id)
+        return self._receipt(key, accepted, placed)
+
+    # ---- answers, decisions, cancels
+
+    async def answer(self, principal: Principal, frame: AnswerTool, session_id: str | None) -> Receipt:
+        """Store a client's answer to a call that was addressed to it."""
+        key, turn_id = await self._call_of(principal, frame.context_id, frame.tool_call_id)
+        event = ToolResponse(
+            context_id=key.id,
+            turn_id=turn_id,
+            id=frame.id,
+            tool_call_id=frame.tool_call_id,
+            result=frame.result,
+            status=frame.status,
+            timestamp=rfc3339(frame.timestamp or datetime.now(UTC)),
+        )
+        accepted = await self._store.answer(key, new_event(event), session_id)
+        self._turns.look(key, turn_id)
+        return self._receipt(key, accepted, None)
+
+    async def approve(self, principal: Principal, frame: ApproveTool) -> Receipt:
+        """Store a person's decision on a call that waits for it."""
+        key, turn_id = await self._call_of(principal, frame.context_id, frame.tool_call_id)
+        event = ToolApproval(
+            context_id=key.id,
+            turn_id=turn_id,
+            tool_call_id=frame.tool_call_id,
+            approved=frame.approved,
+            parameters=frame.parameters if frame.approved else None,
+            reason=frame.reason,
+        )
+        accepted = await self._store.approve(key, new_event(event, frame_id=frame.id))
+        self._turns.look(key, turn_id)
+        return self._receipt(key, accepted, None)
+
+    async def cancel(self, principal: Principal, frame: Cancel) -> Receipt:
+        """Store a cancel of a turn or a call."""
+        key = ContextKey(principal.owner, frame.context_id)
+        accepted = await self._store.cancel(key, frame.id, frame.turn_id, frame.tool_call_id)
+        if accepted.turn_id is not None:
+            self._turns.look(key, accepted.turn_id)
+        return self._receipt(key, accepted, None)
+
+    # ---- inside
+
+    async def _check_message(self, principal: Principal, frame: SendMessage) -> None:
+        if frame.role == "assistant":
+            raise ProtocolError("invalid_frame", "a client says 'user', or 'system' where it may", path="role")
+        if frame.role == "system" and not self._policy.may(principal.roles, "message:system"):
+            raise ProtocolError("forbidden", "system messages need the permission 'message:system'", path="role")
+        if frame.model is not None and frame.model not in self._models:
+            raise ProtocolError("not_found", f"there is no model {frame.model!r}", path="model")
+        for place, name in enumerate(frame.tools or ()):
+            if await self._routes.route_for(principal, None, name) is None:
+                raise ProtocolError("not_found", f"there is no tool {name!r} for you", path=f"tools[{place}]")
+        if frame.resources:
+            raise ProtocolError("not_found", "there is no such resource", path="resources[0]")
+        if not isinstance(frame.content, str):
+            for place, part in enumerate(frame.content):
+                if isinstance(part, ResourcePart):
+                    raise ProtocolError("not_found", "there is no such resource", path=f"content[{place}].uri")
+        self._count(principal)
+
+    def _count(self, principal: Principal) -> None:
+        wait = self._throttle.take(principal.owner)
+        if wait:
+            raise ProtocolError("rate_limited", "too many messages a minute", retry_after=round(wait, 3))
+
+    def key(self, principal: Principal, context_id: str | None, frame_id: str) -> ContextKey:
+        """The context that a frame is for. Without a `context_id` it is derived from the frame's id, so that the same
+        frame again meets the same context."""
+        return ContextKey(principal.owner, context_id or derive_id("conv_", principal.owner, frame_id))
+
+    async def _call_of(self, principal: Principal, context_id: str, call_id: str) -> tuple[ContextKey, str]:
+        key = ContextKey(principal.owner, context_id)
+        call = await self._store.get_call(key, call_id)
+        if call is None:
+            raise ProtocolError("not_found", "there is no such call", path="tool_call_id")
+        return key, call.turn_id
+
+    async def _place(self, key: ContextKey, event_id: str) -> Placed | None:
+        """Give the event its seq. It is stored, so a log that went away meanwhile does not refuse it any more."""
+        try:
+            return await self._epochs.place(key, event_id)
+        except (Unavailable, NotFound):
+            return None
+
+    def _receipt(self, key: ContextKey, accepted: Accepted, placed: Placed | None) -> Receipt:
+        return Receipt(
+            key=key,
+            accepted=accepted,
+            epoch=placed.epoch if placed else None,
+            seq=placed.seq if placed else None,
+        )
+
+
+def _message(frame: SendMessage, context_id: str, turn_id: str | None) -> NewEvent:
+    return new_event(
+        Message(
+            context_id=context_id,
+            turn_id=turn_id,
+            id=frame.id,
+            content=frame.content,
+            role=frame.role,
+            timestamp=rfc3339(frame.timestamp or datetime.now(UTC)),
+            status="complete",
+            metadata=frame.metadata,
+        )
+    )

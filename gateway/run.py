@@ -1,0 +1,376 @@
+"""Drives one turn: carries out what the turn machine asks of model, tools, store and log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+
+import structlog
+
+from gateway.core.turn import TurnMachine
+from gateway.core.turn_effects import (
+    Append,
+    CallModel,
+    Effect,
+    End,
+    Park,
+    Publish,
+    RunTool,
+    StopModel,
+    StopTool,
+    Store,
+)
+from gateway.models.port import CallReady, ModelError, ModelPiece, TextPiece
+from gateway.outbox import Outbox, live
+from gateway.patience import patiently
+from gateway.run_services import RunServices
+from gateway.run_start import take_up
+from gateway.stored_events import new_event
+from gateway.tools.port import ToolContext
+from gateway.turn_request import TurnRequest, decode_request
+from protocol.codec import decode_durable
+from protocol.errors import ErrorCode
+from protocol.frames import DurableEvent, ErrorBody, Message, ToolApproval, ToolCall, ToolResponse
+from protocol.ids import new_id
+from stores.ports import EpochOver, Fenced, NotFound, StaleFence, StoreError
+from stores.records import LogBatch, LogEvent, Turn
+
+__all__ = ["Run"]
+
+_log = structlog.get_logger(__name__)
+_POLL = 1.0
+_ANY = 1 << 62
+
+
+class _Finished(Exception):
+    """The run is over: its turn has ended, or is parked."""
+
+
+class Run:
+    """One turn under one fence. `main` returns when the turn is done, parked, or somebody else's."""
+
+    def __init__(self, services: RunServices, turn: Turn, begun_before: bool) -> None:
+        self._services = services
+        self.turn = turn
+        self.request: TurnRequest = decode_request(turn.request)
+        self._begun_before = begun_before
+        self._machine: TurnMachine
+        self._outbox: Outbox
+        # One input at a time, effects included: the order of the machine is the order of store and log.
+        self._lock = asyncio.Lock()
+        self._poke = asyncio.Event()
+        self._refusal: StoreError | None = None
+        self._tasks: asyncio.TaskGroup
+        self._model: asyncio.Task[None] | None = None
+        self._tools: dict[str, tuple[asyncio.Task[None], ToolContext]] = {}
+        self._own: set[str] = set()
+        self._seen = 0
+
+    # ---- what others may ask
+
+    def poke(self) -> None:
+        """Something was stored for the turn: look."""
+        self._poke.set()
+
+    def take(self) -> LogBatch | None:
+        return self._outbox.take()
+
+    def appended(self, batch: LogBatch, seqs: dict[str, int]) -> bool:
+        self._services.recorder.note(batch.key, batch.epoch, seqs)
+        return self._outbox.taken(batch)
+
+    def refused(self, batch: LogBatch, reason: StoreError) -> None:
+        if batch.epoch == self._outbox.epoch:
+            self._refusal = reason
+            self._poke.set()
+
+    # ---- the run
+
+    async def main(self) -> None:
+        """Run the turn to its end, or until it is parked or was taken over."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                async with self._lock:
+                    self._machine, self._outbox, found = await take_up(
+                        self._services, self.turn, self.request, self._begun_before
+                    )
+                    self._own, self._seen = found.known, found.seen
+                    self._services.publisher.mark(self)
+                    await self._carry_out(self._machine.begin(found.recovered))
+                    if found.over:
+                        await self._see_off()
+                await self._watch()
+        except* _Finished:
+            pass
+        except* (Fenced, NotFound):
+            _log.info("a turn was taken over or deleted", turn=self.turn.id, fence=self.turn.fence)
+            self._services.stats.fenced()
+
+    async def _watch(self) -> None:
+        """Read what is stored for the turn whenever somebody says so, and each second in case nobody did."""
+        while True:
+            try:
+                async with asyncio.timeout(_POLL):
+                    await self._poke.wait()
+            except TimeoutError:
+                pass
+            self._poke.clear()
+            async with self._lock:
+                await self._heed_refusal()
+                await self._read_inputs()
+
+    async def _read_inputs(self) -> None:
+        key, turn_id, after = self.turn.key, self.turn.id, self._seen
+        rows, cancels, cancelled = await patiently(lambda: self._services.store.inputs(key, turn_id, after))
+        for row in rows:
+            self._seen = max(self._seen, row.order)
+            if row.id in self._own:
+                continue
+            self._own.add(row.id)
+            event = decode_durable(row.body)
+            if isinstance(event, ToolApproval):
+                await self._carry_out(self._machine.approval(event), approval_id=row.id)
+            elif isinstance(event, ToolResponse):
+                await self._carry_out(self._machine.answered(event))
+            elif isinstance(event, Message):
+                await self._carry_out(self._machine.steer(event))
+        for cancel in cancels:
+            self._seen = max(self._seen, cancel.order)
+            if cancel.call_id is not None:
+                await self._carry_out(self._machine.cancel_call(cancel.call_id))
+        if cancelled:
+            await self._carry_out(self._machine.cancel())
+
+    async def _heed_refusal(self) -> None:
+        """The log did not take a batch: either the turn is lost, or the log is."""
+        refusal, self._refusal = self._refusal, None
+        if isinstance(refusal, StaleFence):
+            raise Fenced
+        if isinstance(refusal, EpochOver):
+            await self._rejoin()
+
+    async def _rejoin(self) -> None:
+        """Under a new epoch: what of the open message was said, then the turn's events that have no seq."""
+        services, key = self._services, self.turn.key
+        services.epochs.forget(key)
+        epoch = await patiently(lambda: services.epochs.current(key))
+        rows = await patiently(lambda: services.store.load_turn(key, self.turn.id))
+        if rows is None or rows.turn.fence != self.turn.fence:
+            raise Fenced
+        again = [live(effect.event) for effect in self._machine.republish() if isinstance(effect, Publish)]
+        stored = [
+            LogEvent(event=decode_durable(row.body), body=row.body, id=row.id)
+            for row in rows.events
+            if row.seq is None and row.id in self._own
+        ]
+        self._outbox.restart(epoch, again + stored)
+        self._refusal = None  # what was refused meanwhile was of the epoch before
+        services.publisher.mark(self)
+
+    # ---- effects
+
+    async def _step(self, step: Callable[[], list[Effect]]) -> None:
+        async with self._lock:
+            await self._carry_out(step())
+
+    async def _carry_out(self, effects: Sequence[Effect], approval_id: str | None = None) -> None:
+        for effect in effects:
+            if isinstance(effect, Publish):
+                self._push(live(effect.event))
+            elif isinstance(effect, Store):
+                await self._store(effect.events)
+            elif isinstance(effect, Append):
+                row = new_event(effect.event, frame_id=approval_id)
+                self._push(LogEvent(event=effect.event, body=row.body, id=row.id))
+            elif isinstance(effect, CallModel):
+                self._model = self._tasks.create_task(self._call_model(effect))
+            elif isinstance(effect, StopModel):
+                self._cancel(self._model)
+            elif isinstance(effect, RunTool):
+                await self._run_tool(effect)
+            elif isinstance(effect, StopTool):
+                self._stop_tool(effect.call_id)
+            elif isinstance(effect, Park):
+                await self._park()
+            else:
+                await self._end(effect)
+
+    def _push(self, event: LogEvent) -> None:
+        self._outbox.put(event)
+        self._services.publisher.mark(self)
+
+    async def _store(self, events: Sequence[DurableEvent]) -> None:
+        written = self._machine.written
+        rows = [new_event(event, draft=written if isinstance(event, ToolCall) else None) for event in events]
+        turn = self.turn
+        await self._services.checkpoint("write")
+        passed = await patiently(lambda: self._services.store.write(turn.key, turn.id, turn.fence, rows))
+        await self._services.checkpoint("written")
+        for event, row in zip(events, rows, strict=True):
+            # What was passed over was stored before: by a write whose reply was lost, or somebody else's answer.
+            if row.id in passed and isinstance(event, ToolResponse):
+                await self._push_stored(event.tool_call_id)
+            else:
+                self._own.add(row.id)
+                self._push(LogEvent(event=event, body=row.body, id=row.id))
+
+    async def _park(self) -> None:
+        await self._outbox_emptied()
+        turn = self.turn
+        await self._services.checkpoint("park")
+        if await patiently(lambda: self._services.store.park(turn.key, turn.id, turn.fence, self._seen)):
+            raise _Finished
+        self._poke.set()
+
+    async def _end(self, effect: End) -> None:
+        turn = self.turn
+        rows = [new_event(event) for event in effect.events]
+        seen = self._seen if effect.may_continue else _ANY
+        await self._services.checkpoint("end")
+        ended = await patiently(lambda: self._services.store.end_turn(turn.key, turn.id, turn.fence, rows, seen))
+        await self._services.checkpoint("ended")
+        if not ended:
+            await self._carry_out(self._machine.go_on())
+            await self._read_inputs()
+            return
+        self._machine.ended()
+        self._services.stats.turn_ended(effect.events[-1])
+        if effect.may_continue:
+            for event, row in zip(effect.events, rows, strict=True):
+                self._own.add(row.id)
+                self._push(LogEvent(event=event, body=row.body, id=row.id))
+        else:
+            await self._push_stored()
+        await self._see_off()
+
+    async def _push_stored(self, call_id: str | None = None) -> None:
+        """Say what is stored for the turn and was not said: the answer to a call, or all that is left at an end that
+        nothing holds up, which others may have got ahead of."""
+        key, turn_id = self.turn.key, self.turn.id
+        rows, _, _ = await patiently(lambda: self._services.store.inputs(key, turn_id, self._seen))
+        for row in rows:
+            event = decode_durable(row.body)
+            answers = event.tool_call_id if isinstance(event, ToolResponse) else None
+            if row.id not in self._own and call_id in (None, answers):
+                self._own.add(row.id)
+                self._push(LogEvent(event=event, body=row.body, id=row.id))
+
+    async def _see_off(self) -> None:
+        """The turn stays ours until the store knows the seq of all of its events."""
+        key, turn_id = self.turn.key, self.turn.id
+        store, recorder = self._services.store, self._services.recorder
+        while True:
+            await self._outbox_emptied()
+            await self._services.checkpoint("record")
+            recorded = await patiently(lambda: recorder.flush(key))
+            if recorded and not await patiently(lambda: store.unsequenced(key, turn_id)):
+                raise _Finished
+            await self._rejoin()
+
+    async def _outbox_emptied(self) -> None:
+        """Wait for the log to take everything, whatever it refuses meanwhile."""
+        emptied = asyncio.ensure_future(self._outbox.emptied())
+        try:
+            while not emptied.done():
+                self._poke.clear()
+                if self._refusal is not None:
+                    await self._heed_refusal()
+                    continue
+                poked = asyncio.ensure_future(self._poke.wait())
+                await asyncio.wait((emptied, poked), return_when=asyncio.FIRST_COMPLETED)
+                poked.cancel()
+        finally:
+            emptied.cancel()
+
+    # ---- the model
+
+    async def _call_model(self, effect: CallModel) -> None:
+        try:
+            await self._services.backoff(effect.retry)
+            request = await self._services.assemble(self.turn, self.request)
+            model = self._services.models[self.request.model]
+            with self._services.stats.step() as first_token:
+                async with aclosing(model.stream(request)) as pieces:
+                    async for piece in pieces:
+                        first_token()
+                        await self._take(piece)
+        except ModelError as error:
+            body = ErrorBody(
+                code=error.code, message=error.message, retryable=error.retryable, retry_after=error.retry_after
+            )
+            await self._step(lambda: self._machine.failed(body))
+        except (StoreError, _Finished):
+            raise
+        except Exception:  # noqa: BLE001 - the boundary to an adapter: its bug ends the turn and leaves it not hanging
+            body = internal_error("the model's adapter failed", turn=self.turn.id)
+            await self._step(lambda: self._machine.failed(body))
+
+    async def _take(self, piece: ModelPiece) -> None:
+        if isinstance(piece, TextPiece):
+            if self._lock.locked():
+                await self._step(lambda: self._machine.text(piece.text, piece.channel))
+                return
+            # The hot path: nothing to wait for, so nobody has to be woken.
+            for effect in self._machine.text(piece.text, piece.channel):
+                if isinstance(effect, Publish):
+                    self._push(live(effect.event))
+        elif isinstance(piece, CallReady):
+            route = await self._services.routes.route(self.request, piece)
+            await self._step(lambda: self._machine.call(piece.tool, piece.parameters, route))
+        else:
+            await self._step(lambda: self._machine.finish(piece.reason, piece.usage))
+
+    def _cancel(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    # ---- tools
+
+    async def _run_tool(self, effect: RunTool) -> None:
+        turn, call_id = self.turn, effect.call_id
+        await self._services.checkpoint("claim")
+        store = self._services.store
+        if not await patiently(lambda: store.claim_call(turn.key, turn.id, turn.fence, call_id)):
+            self._poke.set()
+            return
+        await self._services.checkpoint("claimed")
+
+        def report(progress: float, total: float | None, message: str | None) -> None:
+            for event in self._machine.tool_progress(call_id, progress, total, message):
+                if isinstance(event, Publish):
+                    self._push(live(event.event))
+
+        context = ToolContext(self.request.principal, turn.key.id, call_id, report)
+        self._tools[call_id] = (self._tasks.create_task(self._use_tool(effect, context)), context)
+
+    async def _use_tool(self, effect: RunTool, context: ToolContext) -> None:
+        try:
+            outcome = await self._services.routes.run(effect.tool, context, effect.parameters)
+            if outcome.status == "cancelled":
+                await self._step(lambda: self._machine.cancel_call(effect.call_id))
+                return
+            error = None
+            if outcome.status == "error" and outcome.code is not None:
+                error = error_body(outcome.code, str(outcome.result))
+            status = outcome.status
+            await self._step(lambda: self._machine.tool_done(effect.call_id, status, outcome.result, error))
+        finally:
+            self._tools.pop(effect.call_id, None)
+
+    def _stop_tool(self, call_id: str) -> None:
+        task, context = self._tools.pop(call_id, (None, None))
+        if context is not None:
+            context.cancel()
+        self._cancel(task)
+
+
+def error_body(code: ErrorCode, message: str) -> ErrorBody:
+    return ErrorBody(code=code, message=message, retryable=False)
+
+
+def internal_error(what: str, **where: str) -> ErrorBody:
+    """Our own failure, logged with the id that the user is told."""
+    error_id = new_id("err_")
+    _log.exception(what, error_id=error_id, **where)
+    return ErrorBody(code="internal", message=f"An internal error occurred ({error_id}).", retryable=False)

@@ -1,0 +1,156 @@
+"""How a runner takes up a turn, fresh or left by another (docs/design.md, Turns)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from gateway.core.turn import TurnMachine
+from gateway.core.turn_state import Recovered, Written
+from gateway.outbox import Outbox, live
+from gateway.patience import patiently
+from gateway.run_services import RunServices, decode_draft
+from gateway.turn_request import TurnRequest
+from protocol.codec import decode_durable
+from protocol.frames import Delta, DurableEvent, Message, MessageStart, ToolCall
+from protocol.ids import new_id, rfc3339, time_id
+from stores.ports import EpochOver, Fenced, StaleFence, StoreError
+from stores.records import EventRow, LogBatch, LogEvent, OpenMessage, Turn, TurnRows
+
+__all__ = ["Found", "take_up"]
+
+
+class Found(Struct, frozen=True):
+    """What is stored of the turn: `known` are the ids of its events, `seen` their highest order, `over` says that its
+    end is among them."""
+
+    recovered: Recovered
+    known: set[str]
+    seen: int
+    over: bool
+
+
+async def take_up(
+    services: RunServices, turn: Turn, request: TurnRequest, begun_before: bool
+) -> tuple[TurnMachine, Outbox, Found]:
+    """Raise the fence in the log, then read the log's fold, then the store. Raises Fenced where the turn was lost."""
+    epoch, opened = await _fence_log(services, turn)
+    rows = await patiently(lambda: services.store.load_turn(turn.key, turn.id))
+    if rows is None or rows.turn.fence != turn.fence:
+        raise Fenced
+    outbox = Outbox(turn.key, turn.id, turn.fence, epoch)
+    for event in _missing(rows.events, opened):
+        outbox.put(event)
+    return _machine(services, turn, request), outbox, _found(services, rows, opened, begun_before)
+
+
+async def _fence_log(services: RunServices, turn: Turn) -> tuple[int, OpenMessage | None]:
+    while True:
+        epoch = await patiently(lambda: services.epochs.current(turn.key))
+        batch = LogBatch(key=turn.key, epoch=epoch, writer=new_id("w_"), events=(), turn_id=turn.id, fence=turn.fence)
+        answer = await patiently(lambda: _append(services, batch))  # noqa: B023 - awaited within the round
+        if isinstance(answer, StaleFence):
+            raise Fenced
+        fold = await patiently(lambda: services.log.fold(turn.key))
+        if isinstance(answer, EpochOver) or fold is None or fold.epoch != epoch:
+            services.epochs.forget(turn.key)
+            continue
+        return epoch, next((opened for opened in fold.open if opened.turn_id == turn.id), None)
+
+
+async def _append(services: RunServices, batch: LogBatch) -> dict[str, int] | StoreError:
+    (answer,) = await services.log.append([batch])
+    if isinstance(answer, StoreError) and not isinstance(answer, EpochOver | StaleFence):
+        raise answer
+    return answer
+
+
+def _missing(rows: Sequence[EventRow], opened: OpenMessage | None) -> list[LogEvent]:
+    """What is stored and not in the log, in order; a message is preceded by the text of it that the log lacks."""
+    events: list[LogEvent] = []
+    for row in rows:
+        if row.seq is not None:
+            continue
+        event = decode_durable(row.body)
+        if isinstance(event, Message) and opened is not None and opened.message_id == event.id:
+            events += _rest(event, opened)
+        events.append(LogEvent(event=event, body=row.body, id=row.id))
+    return events
+
+
+def _rest(message: Message, opened: OpenMessage) -> list[LogEvent]:
+    content = message.content if isinstance(message.content, str) else ""
+    if content == opened.text:
+        return []
+    start: list[LogEvent] = []
+    rest = content.removeprefix(opened.text)
+    if not content.startswith(opened.text):
+        rest = content
+        start = [
+            live(
+                MessageStart(
+                    context_id=message.context_id,
+                    turn_id=message.turn_id,
+                    id=message.id,
+                    role="assistant",
+                    model=opened.model,
+                    attempt=opened.attempt + 1,
+                )
+            )
+        ]
+    return [
+        *start,
+        live(Delta(context_id=message.context_id, turn_id=message.turn_id, message_id=message.id, text=rest)),
+    ]
+
+
+def _found(services: RunServices, rows: TurnRows, opened: OpenMessage | None, begun_before: bool) -> Found:
+    events = [decode_durable(row.body) for row in rows.events]
+    tools = {event.id: event.tool for event in events if isinstance(event, ToolCall)}
+    interrupted = frozenset(
+        call.id
+        for call in rows.calls.values()
+        if call.claimed and not call.answered and not services.routes.idempotent(tools[call.id])
+    )
+    opened_now = Written(opened.message_id, opened.attempt, opened.text, opened.reasoning) if opened else None
+    return Found(
+        Recovered(
+            events=events,
+            interrupted=interrupted,
+            cancelled_calls=frozenset(cancel.call_id for cancel in rows.cancels if cancel.call_id is not None),
+            live=opened_now,
+            draft=decode_draft(rows.turn.draft) if rows.turn.draft is not None else None,
+            # Whoever gave the turn up before its first message was written may have begun it.
+            begun_before=begun_before or (rows.turn.fence > 1 and not _written(events)),
+            cancelled=rows.turn.cancelled,
+        ),
+        known={row.id for row in rows.events},
+        seen=max([row.order for row in rows.events] + [cancel.order for cancel in rows.cancels], default=0),
+        over=any(row.type == "turn_end" for row in rows.events),
+    )
+
+
+def _written(events: Sequence[DurableEvent]) -> bool:
+    return any(isinstance(event, Message) and event.role == "assistant" for event in events)
+
+
+def _machine(services: RunServices, turn: Turn, request: TurnRequest) -> TurnMachine:
+    def step_id(step: int) -> str:
+        # The same for every runner, so that a step begun again is the same message.
+        digest = hashlib.blake2b(f"{turn.key.owner}\0{turn.key.id}\0{turn.id}\0{step}".encode(), digest_size=10)
+        return time_id("msg_", int(turn.created_at * 1000), int.from_bytes(digest.digest(), "big"))
+
+    return TurnMachine(
+        context_id=turn.key.id,
+        turn_id=turn.id,
+        kind=turn.kind,
+        model=request.model,
+        max_steps=services.max_steps,
+        max_retries=services.max_retries,
+        mint=new_id,
+        now=lambda: rfc3339(datetime.now(UTC)),
+        step_id=step_id,
+    )

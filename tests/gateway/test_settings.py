@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from gateway.models.settings import ModelSettings
+from gateway.settings import ServerSettings, Settings, SettingsError, check_exposure, load_settings
+
+SECRET = "a-secret-of-more-than-thirty-two-bytes"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(config: Path | None = None, env: dict[str, str] | None = None, **flags: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(config, env or {}, {name.replace("__", "."): value for name, value in flags.items()})
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, ""), {}, {})
+    assert settings.server == ServerSettings()
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8000)
+    assert settings.store.url == "sqlite:///tidegate.db"
+    assert settings.models == {"demo": ModelSettings(provider="demo")}
+    assert settings.limits.messages_per_minute == 600
+    assert settings.limits.max_frame_bytes == 1024 * 1024
+    assert settings.local
+
+
+def test_every_section(tmp_path: Path) -> None:
+    config = write(
+        tmp_path,
+        f"""
+        [server]
+        port = 9000
+        origins = ["https://chat.example"]
+        [store]
+        url = "sqlite:////var/lib/tidegate.db"
+        [auth.jwt]
+        key = "{SECRET}"
+        audience = "tidegate"
+        [roles.reader]
+        permissions = ["context:*", "!tool:shell"]
+        [models.fast]
+        provider = "openai"
+        model = "small"
+        base_url = "http://127.0.0.1:1/v1"
+        timeouts = {{ connect = 2 }}
+        [models.slow]
+        provider = "demo"
+        [tools]
+        modules = ["my_tools"]
+        [limits]
+        max_steps = 3
+        [log]
+        ttl = 60
+        """,
+    )
+    settings = load_settings(config, {}, {})
+    assert settings.server.origins == ("https://chat.example",)
+    assert settings.auth.jwt is not None
+    assert settings.auth.jwt.audience == "tidegate"
+    assert not settings.local
+    assert settings.permissions == {"reader": ("context:*", "!tool:shell")}
+    assert list(settings.models) == ["fast", "slow"]
+    assert settings.models["fast"].timeouts.connect == 2
+    assert settings.tools.modules == ("my_tools",)
+    assert (settings.limits.max_steps, settings.log.ttl) == (3, 60)
+
+
+def test_flags_over_environment_over_file(tmp_path: Path) -> None:
+    config = write(tmp_path, "[server]\nhost = '127.0.0.2'\nport = 1\ndrain_seconds = 5")
+    env = {"TIDEGATE_SERVER_PORT": "2", "TIDEGATE_SERVER_HOST": "127.0.0.3", "HOME": "/"}
+    server = load_settings(config, env, {"server.port": 3, "server.host": None}).server
+    assert (server.port, server.host, server.drain_seconds) == (3, "127.0.0.3", 5)
+
+
+def test_file_of_the_working_directory(tmp_path: Path) -> None:
+    with contextlib.chdir(tmp_path):
+        assert load_settings(None, {}, {}).server.port == 8000
+        Path("tidegate.toml").write_text("[server]\nport = 7", encoding="utf-8")
+        assert load_settings(None, {}, {}).server.port == 7
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "key", "expected"),
+    [
+        ("TIDEGATE_AUTH_JWT_KEY", SECRET, "auth.jwt.key", SECRET),
+        ("TIDEGATE_AUTH_LOCAL", "false", "auth.local", False),
+        ("TIDEGATE_SERVER_ORIGINS", "https://a, https://b", "server.origins", ("https://a", "https://b")),
+        ("TIDEGATE_SERVER_ORIGINS", '["https://a"]', "server.origins", ("https://a",)),
+        ("TIDEGATE_LOG_FLUSH_MS", "2.5", "log.flush_ms", 2.5),
+    ],
+)
+def test_variables(tmp_path: Path, variable: str, text: str, key: str, expected: object) -> None:
+    value: object = load_settings(write(tmp_path, ""), {variable: text}, {})
+    for name in key.split("."):
+        value = getattr(value, name)
+    assert value == expected
+
+
+def test_variables_of_named_sections(tmp_path: Path) -> None:
+    config = write(tmp_path, "[models.my-fast_one]\nprovider = 'demo'\nextra = {a = 1}")
+    env = {
+        "TIDEGATE_MODELS_MY_FAST_ONE_DELAY": "1",
+        "TIDEGATE_MODELS_MY_FAST_ONE_TIMEOUTS_CONNECT": "4",
+        "TIDEGATE_MODELS_OTHER_API_KEY_ENV": "KEY",
+        "TIDEGATE_MODELS_OTHER_PROVIDER": "openai",
+        "TIDEGATE_MODELS_OTHER_EXTRA": '{"seed": 1}',
+        "TIDEGATE_ROLES_GUEST_PERMISSIONS": "context:*,tool:calculator",
+    }
+    settings = load_settings(config, env, {})
+    assert settings.models["my-fast_one"].delay == 1
+    assert settings.models["my-fast_one"].timeouts.connect == 4
+    assert settings.models["my-fast_one"].extra == {"a": 1}
+    assert settings.models["other"] == ModelSettings(provider="openai", api_key_env="KEY", extra={"seed": 1})
+    assert settings.permissions == {"guest": ("context:*", "tool:calculator")}
+
+
+def test_a_whole_section_as_json(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, ""), {"TIDEGATE_LIMITS": '{"max_steps": 2}'}, {})
+    assert settings.limits.max_steps == 2
+
+
+def test_service_links_of_kubernetes_are_not_settings(tmp_path: Path) -> None:
+    env = {
+        "TIDEGATE_PORT": "tcp://10.0.0.1:8000",
+        "TIDEGATE_SERVICE_HOST": "10.0.0.1",
+        "TIDEGATE_SERVICE_PORT_HTTP": "8000",
+        "TIDEGATE_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "TIDEGATE_SERVER_PORT": "tcp://10.0.0.1:1",
+    }
+    assert load_settings(write(tmp_path, ""), env, {}) == load_settings(write(tmp_path, ""), {}, {})
+
+
+def test_data_is_the_place_of_the_default_database(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, ""), {}, {"data": tmp_path}).store.url == f"sqlite:///{tmp_path}/tidegate.db"
+    config = write(tmp_path, "store = {url = 'sqlite:///mine.db'}")
+    assert load_settings(config, {}, {"data": tmp_path}).store.url == "sqlite:///mine.db"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[server]\nprt = 1", "server.prt: there is no such setting; did you mean port?"),
+        ("[srver]\nport = 1", "srver: there is no such setting; did you mean server?"),
+        ("[log]\nzzz = 1", "log.zzz: there is no such setting; expected one of flush_ms, max_bytes, ttl"),
+        ("[server]\nport = '1'", "server.port: expected int, got str"),
+        ("[server]\nport = 70000", "server.port: expected int <= 65535"),
+        ("[server]\norigins = 'x'", "server.origins: expected array, got str"),
+        ("server = 1", "server: expected a section [server]"),
+        ("[limits]\nmax_unacked = 1", "limits.max_unacked: expected int >= 64"),
+        ("[models.x]\ndelay = 1", "models.x.provider: is missing"),
+        ("[models.x]\nprovider = 'demo'\ntimeouts = {conect = 1}", "models.x.timeouts.conect: there is no such"),
+        ("[roles.x]\npermissions = ['']", "roles.x.permissions: role 'x': ''"),
+        ("[roles.x]", "roles.x.permissions: is missing"),
+        ("[redis]\nurl = 'redis://'", "redis: is not available in this version"),
+        ("[server]\nworkers = 2", "server.workers: more than one worker is not available in this version"),
+        ("[server]\ntls_key = 'k'", "server.tls_key: expected server.tls_cert with it"),
+        ("[store]\nurl = 'postgresql://h/d'", "store.url: PostgreSQL is not available in this version"),
+        ("[auth.jwt]\nissuer = 'x'", "auth.jwt: expected either key or jwks_url"),
+        ("[server", "expected TOML"),
+    ],
+)
+def test_a_wrong_file(tmp_path: Path, text: str, problem: str) -> None:
+    config = write(tmp_path, text)
+    assert refusal(config).startswith(f"{config}: {problem}")
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.toml") == f"{tmp_path}/none.toml: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "problem"),
+    [
+        ("TIDEGATE_SERVER_PORT", "x", "server.port: expected int, got str"),
+        ("TIDEGATE_SERVER_PRT", "1", "server.prt: there is no such setting; did you mean port?"),
+        ("TIDEGATE_REDIS_URL", "redis://", "redis_url: is not available in this version"),
+        ("TIDEGATE_MODELS_X_WHAT", "1", "models.<name>.x_what: there is no such setting"),
+        ("TIDEGATE_SERVER_ORIGINS", "[", "expected JSON"),
+        ("TIDEGATE_LIMITS", "1", "limits: expected a section [limits]"),
+        ("TIDEGATE_SERVER_TLS_CERT", "c", "server.tls_cert: expected server.tls_key with it"),
+        ("TIDEGATE_AUTH_JWT_ISSUER", "x", "auth.jwt: expected either key or jwks_url"),
+    ],
+)
+def test_a_wrong_variable(tmp_path: Path, variable: str, text: str, problem: str) -> None:
+    assert refusal(write(tmp_path, ""), {variable: text}).startswith(f"{variable}: {problem}")
+
+
+def test_a_wrong_flag(tmp_path: Path) -> None:
+    assert refusal(write(tmp_path, ""), server__port=70000).startswith("--port: server.port: expected int <= 65535")
+
+
+def test_no_secret_shows(tmp_path: Path) -> None:
+    settings = load_settings(
+        write(tmp_path, "[models.x]\nprovider = 'openai'\nextra = {token = 'hush'}"),
+        {"TIDEGATE_AUTH_JWT_KEY": SECRET, "TIDEGATE_STORE_URL": "sqlite:///hush.db"},
+        {},
+    )
+    assert settings.auth.jwt is not None
+    shown = f"{settings!r} {settings} {settings.auth} {settings.store}"
+    assert SECRET not in shown
+    assert "hush" not in shown
+    assert "127.0.0.1" in shown
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_local_mode_on_loopback(host: str) -> None:
+    check_exposure(Settings(server=ServerSettings(host=host)))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.com"])  # noqa: S104
+def test_no_local_mode_for_other_machines(tmp_path: Path, host: str) -> None:
+    flags = {"server.host": host}
+    with pytest.raises(SettingsError, match=r"\[auth.jwt\].*tidegate keys create.*127.0.0.1"):
+        check_exposure(load_settings(write(tmp_path, ""), {}, flags))
+    with pytest.raises(SettingsError, match="no authentication is configured"):
+        check_exposure(load_settings(write(tmp_path, f"auth = {{local = true, jwt.key = '{SECRET}'}}"), {}, flags))
+    check_exposure(load_settings(write(tmp_path, "auth = {local = false}"), {}, flags))
+    check_exposure(load_settings(write(tmp_path, f"auth = {{jwt.key = '{SECRET}'}}"), {}, flags))

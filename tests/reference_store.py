@@ -1,0 +1,418 @@
+"""A ContextStore of plain dictionaries: the port's contract (stores/ports.py) in its shortest form, for tests that
+crash, restart and interleave thousands of times. What it holds outlives the instances that use it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from protocol.frames import WhenBusy
+from stores.ports import AlreadyAnswered, Busy, Fenced, IdTaken, NotFound
+from stores.records import (
+    Accepted,
+    Call,
+    CancelRequest,
+    ContextKey,
+    ContextRecord,
+    EventRow,
+    History,
+    NewEvent,
+    NewTurn,
+    Turn,
+    TurnRows,
+    TurnState,
+)
+
+__all__ = ["ReferenceStore"]
+
+_ACTIVE = (TurnState.RUNNING, TurnState.PARKED)
+_OWNED = (TurnState.RUNNING, TurnState.ENDED)
+
+
+class _Context:
+    def __init__(self, key: ContextKey) -> None:
+        self.record = ContextRecord(key=key, epoch=0, created_at=0, updated_at=0)
+        self.rows: dict[str, EventRow] = {}
+        self.stored_at: dict[str, float] = {}
+        self.turns: dict[str, Turn] = {}
+        self.calls: dict[str, Call] = {}
+        self.answers: dict[str, str] = {}
+        self.cancels: dict[str, CancelRequest] = {}
+        self.foreign: set[str] = set()  # ids of what the runner did not write
+        self.front: list[str] = []  # queued turns that go before the others
+
+
+class ReferenceStore:
+    """Every call yields once before it acts, as I/O would, and then acts whole. `turns` and `rows` are for looking."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[ContextKey, _Context] = {}
+        self._order = 0
+
+    def turns(self) -> list[Turn]:
+        return [turn for context in self._contexts.values() for turn in context.turns.values()]
+
+    def rows(self, key: ContextKey) -> list[EventRow]:
+        """A context's events in the order of storing."""
+        return list(self._contexts[key].rows.values()) if key in self._contexts else []
+
+    # -- inside
+
+    def _insert(self, context: _Context, event: NewEvent) -> None:
+        self._order += 1
+        context.rows[event.id] = EventRow(
+            id=event.id, type=event.type, body=event.body, order=self._order, turn_id=event.turn_id
+        )
+        context.stored_at[event.id] = 0.0  # long ago: whoever looks finds it at once
+        if event.call is not None and event.turn_id is not None:
+            context.calls[event.id] = Call(
+                id=event.id,
+                turn_id=event.turn_id,
+                runs_on=event.call.runs_on,
+                session_id=event.call.session_id,
+                needs_approval=event.call.needs_approval,
+                decided=False,
+                claimed=0,
+                answered=False,
+            )
+            if event.call.draft is not None:
+                turn = context.turns[event.turn_id]
+                context.turns[event.turn_id] = replace(turn, draft=event.call.draft)
+        if event.answers is not None:
+            context.calls[event.answers] = replace(context.calls[event.answers], answered=True)
+            context.answers[event.answers] = event.id
+        if event.decides is not None:
+            context.calls[event.decides] = replace(context.calls[event.decides], decided=True)
+
+    async def _context(self, key: ContextKey) -> _Context:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None:
+            raise NotFound(key.id)
+        return context
+
+    def _set(self, context: _Context, turn_id: str, **changes: object) -> None:
+        context.turns[turn_id] = replace(context.turns[turn_id], **changes)
+
+    def _wake(self, context: _Context, turn_id: str) -> bool:
+        if context.turns[turn_id].state is TurnState.PARKED:
+            self._set(context, turn_id, state=TurnState.RUNNING, runner=None)
+            return True
+        return False
+
+    async def _fenced(self, key: ContextKey, turn_id: str, fence: int) -> _Context:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None or turn_id not in context.turns or context.turns[turn_id].fence != fence:
+            raise Fenced
+        return context
+
+    # -- contexts
+
+    async def create_context(self, key: ContextKey, title: str | None, metadata: bytes | None) -> bool:
+        await asyncio.sleep(0)
+        if key in self._contexts:
+            return False
+        self._contexts[key] = _Context(key)
+        return True
+
+    async def get_context(self, key: ContextKey) -> ContextRecord | None:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        return context.record if context else None
+
+    async def list_contexts(self, owner: str, after: str | None, limit: int) -> tuple[list[ContextRecord], str | None]:
+        await asyncio.sleep(0)
+        return [context.record for key, context in self._contexts.items() if key.owner == owner][:limit], None
+
+    async def update_context(self, key: ContextKey, title: str | None, metadata: bytes | None, event: NewEvent) -> None:
+        self._insert(await self._context(key), event)
+
+    async def delete_context(self, key: ContextKey) -> bool:
+        await asyncio.sleep(0)
+        return self._contexts.pop(key, None) is not None
+
+    async def raise_epoch(self, key: ContextKey, expected: int) -> tuple[int, int] | None:
+        context = await self._context(key)
+        if context.record.epoch != expected:
+            return None
+        context.record = replace(context.record, epoch=expected + 1)
+        return expected + 1, max((row.seq or 0 for row in context.rows.values()), default=0)
+
+    # -- what clients send
+
+    async def submit(
+        self, key: ContextKey, event: NewEvent, turn: NewTurn | None, when_busy: WhenBusy = "queue"
+    ) -> Accepted:
+        await asyncio.sleep(0)
+        created = key not in self._contexts
+        context = self._contexts.get(key) or _Context(key)
+        known = context.rows.get(event.id)
+        if known is not None:
+            if known.type != event.type:
+                raise IdTaken
+            return Accepted(duplicate=True, turn_id=known.turn_id)
+        interrupted: str | None = None
+        waiting = [t for t in context.turns.values() if t.kind == "message" and t.state in (*_ACTIVE, TurnState.QUEUED)]
+        if turn is not None and turn.kind == "message" and waiting:
+            if when_busy == "reject":
+                raise Busy
+            if when_busy == "interrupt":
+                context.front.insert(0, turn.id)
+                for active in [t for t in waiting if t.state in _ACTIVE]:
+                    interrupted = active.id
+                    self._set(context, active.id, cancelled=True)
+                    self._wake(context, active.id)
+        self._contexts[key] = context
+        if turn is not None:
+            context.turns[turn.id] = Turn(
+                key=key,
+                id=turn.id,
+                kind=turn.kind,
+                state=TurnState.QUEUED,
+                request=turn.request,
+                fence=0,
+                created_at=float(self._order),
+            )
+        self._insert(context, event)
+        return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted)
+
+    async def steer(self, key: ContextKey, turn_id: str, event: NewEvent) -> Accepted | None:
+        context = await self._context(key)
+        if event.id in context.rows:
+            return Accepted(duplicate=True, turn_id=turn_id)
+        turn = context.turns.get(turn_id)
+        if turn is None or turn.state not in _ACTIVE or turn.cancelled:
+            return None
+        self._insert(context, event)
+        context.foreign.add(event.id)
+        return Accepted(turn_id=turn_id, woken=self._wake(context, turn_id))
+
+    async def cancel(self, key: ContextKey, id: str, turn_id: str | None, call_id: str | None) -> Accepted:
+        context = await self._context(key)
+        if id in context.cancels:
+            return Accepted(duplicate=True, turn_id=context.cancels[id].turn_id)
+        if call_id is not None:
+            if call_id not in context.calls:
+                raise NotFound(call_id)
+            turn_id = context.calls[call_id].turn_id
+        elif turn_id is None:
+            turn_id = next((t.id for t in context.turns.values() if t.kind == "message" and t.state in _ACTIVE), None)
+            if turn_id is None:
+                return Accepted()
+        if turn_id not in context.turns:
+            raise NotFound(turn_id)
+        self._order += 1
+        context.cancels[id] = CancelRequest(id=id, turn_id=turn_id, call_id=call_id, order=self._order)
+        if call_id is None and context.turns[turn_id].state in (*_ACTIVE, TurnState.QUEUED):
+            queued = context.turns[turn_id].state is TurnState.QUEUED
+            self._set(context, turn_id, cancelled=True)
+            if queued:
+                self._set(context, turn_id, state=TurnState.RUNNING, runner=None)
+        return Accepted(turn_id=turn_id, woken=self._wake(context, turn_id))
+
+    async def answer(self, key: ContextKey, event: NewEvent, session_id: str | None) -> Accepted:
+        context = await self._context(key)
+        if event.id in context.rows:
+            return Accepted(duplicate=True, turn_id=event.turn_id)
+        call = context.calls.get(event.answers or "")
+        if call is None or call.runs_on != "client" or session_id not in (None, call.session_id):
+            raise NotFound
+        if call.answered:
+            raise AlreadyAnswered
+        self._insert(context, event)
+        context.foreign.add(event.id)
+        return Accepted(turn_id=call.turn_id, woken=self._wake(context, call.turn_id))
+
+    async def approve(self, key: ContextKey, event: NewEvent) -> Accepted:
+        context = await self._context(key)
+        if event.id in context.rows:
+            return Accepted(duplicate=True, turn_id=event.turn_id)
+        call = context.calls.get(event.decides or "")
+        if call is None or not call.needs_approval:
+            raise NotFound
+        if call.decided or call.answered:
+            raise AlreadyAnswered
+        self._insert(context, event)
+        context.foreign.add(event.id)
+        return Accepted(turn_id=call.turn_id, woken=self._wake(context, call.turn_id))
+
+    async def get_call(self, key: ContextKey, call_id: str) -> Call | None:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        return context.calls.get(call_id) if context else None
+
+    # -- what a turn's runner does
+
+    async def active_turn(self, key: ContextKey) -> Turn | None:
+        context = await self._context(key)
+        return next((t for t in context.turns.values() if t.kind == "message" and t.state in _ACTIVE), None)
+
+    async def next_turn(self, key: ContextKey) -> Turn | None:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        return self._next(context) if context else None
+
+    def _next(self, context: _Context) -> Turn | None:
+        messages = [turn for turn in context.turns.values() if turn.kind == "message"]
+        if any(turn.state in (*_ACTIVE, TurnState.ENDED) for turn in messages):
+            return None
+        queued = {turn.id: turn for turn in messages if turn.state is TurnState.QUEUED}
+        return next((queued[name] for name in [*context.front, *queued] if name in queued), None)
+
+    async def claim(self, key: ContextKey, turn_id: str, runner: str, fence: int) -> Turn | None:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        turn = context.turns.get(turn_id) if context else None
+        if context is None or turn is None or turn.fence != fence or turn.state is TurnState.DONE:
+            return None
+        others = [t for t in context.turns.values() if t.kind == "message" and t.id != turn_id]
+        blocked = any(other.state in (*_ACTIVE, TurnState.ENDED) for other in others)
+        if blocked and turn.state is TurnState.QUEUED and turn.kind == "message":
+            return None
+        state = turn.state if turn.state is TurnState.ENDED else TurnState.RUNNING
+        self._set(context, turn_id, runner=runner, fence=fence + 1, state=state)
+        return context.turns[turn_id]
+
+    async def load_turn(self, key: ContextKey, turn_id: str) -> TurnRows | None:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None or turn_id not in context.turns:
+            return None
+        return TurnRows(
+            turn=context.turns[turn_id],
+            events=[row for row in context.rows.values() if row.turn_id == turn_id],
+            calls={call.id: call for call in context.calls.values() if call.turn_id == turn_id},
+            cancels=[cancel for cancel in context.cancels.values() if cancel.turn_id == turn_id],
+        )
+
+    async def inputs(
+        self, key: ContextKey, turn_id: str, after: int
+    ) -> tuple[list[EventRow], list[CancelRequest], bool]:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None or turn_id not in context.turns:
+            return [], [], False
+        rows = [row for row in context.rows.values() if row.turn_id == turn_id and row.order > after]
+        cancels = [cancel for cancel in context.cancels.values() if cancel.turn_id == turn_id and cancel.order > after]
+        return rows, cancels, context.turns[turn_id].cancelled
+
+    async def write(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent]) -> list[str]:
+        context = await self._fenced(key, turn_id, fence)
+        return self._write(context, events)
+
+    def _write(self, context: _Context, events: Sequence[NewEvent]) -> list[str]:
+        passed: list[str] = []
+        for event in events:
+            if event.id in context.rows or (event.answers is not None and event.answers in context.answers):
+                passed.append(event.id)
+            else:
+                self._insert(context, event)
+        return passed
+
+    async def claim_call(self, key: ContextKey, turn_id: str, fence: int, call_id: str) -> bool:
+        context = await self._fenced(key, turn_id, fence)
+        if context.calls[call_id].answered:
+            return False
+        context.calls[call_id] = replace(context.calls[call_id], claimed=fence)
+        return True
+
+    async def end_turn(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent], seen: int) -> bool:
+        context = await self._fenced(key, turn_id, fence)
+        if self._unseen(context, turn_id, seen):
+            return False
+        self._write(context, events)
+        self._set(context, turn_id, state=TurnState.ENDED)
+        return True
+
+    def _unseen(self, context: _Context, turn_id: str, seen: int) -> bool:
+        rows = (row for row in context.rows.values() if row.id in context.foreign and row.turn_id == turn_id)
+        cancels = (cancel for cancel in context.cancels.values() if cancel.turn_id == turn_id)
+        return any(row.order > seen for row in rows) or any(cancel.order > seen for cancel in cancels)
+
+    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
+        context = await self._fenced(key, turn_id, fence)
+        if self._unseen(context, turn_id, seen):
+            return False
+        self._set(context, turn_id, state=TurnState.PARKED, runner=None)
+        return True
+
+    async def release(self, key: ContextKey, turn_id: str, fence: int) -> None:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is not None and turn_id in context.turns and context.turns[turn_id].fence == fence:
+            self._set(context, turn_id, runner=None)
+
+    # -- seqs and recovery
+
+    async def record(self, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> bool:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None or context.record.epoch != epoch:
+            return False
+        for event_id, seq in seqs.items():
+            row = context.rows.get(event_id)
+            if row is not None and row.seq is None:
+                context.rows[event_id] = replace(row, seq=seq)
+        without = {row.turn_id for row in context.rows.values() if row.seq is None}
+        for turn in list(context.turns.values()):
+            if turn.state is TurnState.ENDED and turn.id not in without:
+                self._set(context, turn.id, state=TurnState.DONE, runner=None)
+        return True
+
+    async def unsequenced(self, key: ContextKey, turn_id: str | None = None) -> list[tuple[EventRow, bool]]:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None:
+            return []
+        rows = [row for row in context.rows.values() if row.seq is None and turn_id in (None, row.turn_id)]
+        return [(row, self._owned(context, row)) for row in rows]
+
+    def _owned(self, context: _Context, row: EventRow) -> bool:
+        return row.turn_id in context.turns and context.turns[row.turn_id or ""].state in _OWNED
+
+    async def stray_contexts(self, older_than: float, limit: int) -> list[ContextKey]:
+        await asyncio.sleep(0)
+        return [
+            key
+            for key, context in self._contexts.items()
+            if any(
+                row.seq is None and not self._owned(context, row) and context.stored_at[row.id] < older_than
+                for row in context.rows.values()
+            )
+        ][:limit]
+
+    async def turns_to_run(self, alive: Collection[str], limit: int) -> list[Turn]:
+        await asyncio.sleep(0)
+        found: list[Turn] = []
+        for context in self._contexts.values():
+            found += [t for t in context.turns.values() if t.state in _OWNED and t.runner not in alive]
+            found += [t for t in context.turns.values() if t.kind == "tool" and t.state is TurnState.QUEUED]
+            following = self._next(context)
+            found += [following] if following is not None else []
+        return found[:limit]
+
+    # -- reading
+
+    async def history(self, key: ContextKey, before: int | None, limit: int) -> History:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None:
+            return History([], [], has_more=False)
+        placed = [(row.seq, row) for row in context.rows.values() if row.seq is not None]
+        rows = [row for seq, row in sorted(placed, key=lambda pair: pair[0]) if before is None or seq < before]
+        without = [row for row in context.rows.values() if row.seq is None] if before is None else []
+        return History(rows[-limit:], without, has_more=len(rows) > limit)
+
+    async def open_calls(self, key: ContextKey, seq: int) -> list[EventRow]:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None:
+            return []
+        answers = {call: context.rows[answer].seq for call, answer in context.answers.items()}
+        return [context.rows[call] for call in context.calls if (answers.get(call) or seq + 1) > seq]
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
