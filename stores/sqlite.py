@@ -1,0 +1,295 @@
+"""Contexts, events, turns, sessions and keys in one SQLite file: the store of a single machine."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from sqlite3 import Connection
+from typing import Any
+
+import msgspec
+
+from protocol.frames import WhenBusy
+from stores import sqlite_clients as clients
+from stores import sqlite_turns as turns
+from stores.records import (
+    Accepted,
+    Call,
+    CancelRequest,
+    ContextKey,
+    ContextRecord,
+    EventRow,
+    History,
+    KeyRecord,
+    NewEvent,
+    NewTurn,
+    SessionRecord,
+    Turn,
+    TurnRows,
+)
+from stores.sqlite_file import SqliteFile
+from stores.sqlite_rows import context_id, context_of, create_context, find_context, insert_event
+
+__all__ = ["SqliteStore"]
+
+_CONTEXT = "owner, id, epoch, created_at, updated_at, title, metadata"
+_KEY = "id, digest, tenant, subject, role, created_at, revoked_at"
+_SESSION = "id, owner, attempt, expires_at, tools, contexts, holder"
+
+# ruff: noqa: S608 - the SQL is put together from constants of this package only
+
+
+class SqliteStore:
+    """Implements ContextStore, SessionStore and KeyStore. `clock` is in seconds since 1970.
+
+    SQL runs in two threads: one that writes and commits all that came up meanwhile at once, one that reads.
+    """
+
+    def __init__(self, file: SqliteFile, clock: Callable[[], float] = time.time) -> None:
+        self._file = file
+        self._clock = clock
+
+    @classmethod
+    async def open(cls, path: Path, *, clock: Callable[[], float] = time.time) -> SqliteStore:
+        """Open the file, or make it. Raises StoreUrlError, Unavailable."""
+        return cls(await asyncio.to_thread(SqliteFile, path), clock)
+
+    async def close(self) -> None:
+        await self._file.close()
+
+    # -- contexts
+
+    async def create_context(self, key: ContextKey, title: str | None, metadata: bytes | None) -> bool:
+        def work(db: Connection) -> bool:
+            if find_context(db, key) is not None:
+                return False
+            cid = create_context(db, key, self._clock())
+            db.execute("UPDATE contexts SET title = ?, metadata = ? WHERE cid = ?", (title, metadata, cid))
+            return True
+
+        return await self._file.write(work)
+
+    async def get_context(self, key: ContextKey) -> ContextRecord | None:
+        query = f"SELECT {_CONTEXT} FROM contexts WHERE owner = ? AND id = ?"
+        row = await self._file.read(lambda db: db.execute(query, key).fetchone())
+        return context_of(row) if row else None
+
+    async def list_contexts(self, owner: str, after: str | None, limit: int) -> tuple[list[ContextRecord], str | None]:
+        below = (float("inf"), "") if after is None else _decode_token(after)
+        query = (
+            f"SELECT {_CONTEXT} FROM contexts WHERE owner = ? AND (updated_at, id) < (?, ?)"
+            " ORDER BY updated_at DESC, id DESC LIMIT ?"
+        )
+        rows = await self._file.read(lambda db: db.execute(query, (owner, *below, limit + 1)).fetchall())
+        records = [context_of(row) for row in rows[:limit]]
+        return records, _token(records[-1]) if len(rows) > limit else None
+
+    async def update_context(self, key: ContextKey, title: str | None, metadata: bytes | None, event: NewEvent) -> None:
+        def work(db: Connection) -> None:
+            cid = context_id(db, key)
+            db.execute(
+                "UPDATE contexts SET title = coalesce(?, title), metadata = coalesce(?, metadata) WHERE cid = ?",
+                (title, metadata, cid),
+            )
+            insert_event(db, cid, event, self._clock(), given=True)
+
+        await self._file.write(work)
+
+    async def delete_context(self, key: ContextKey) -> bool:
+        def work(db: Connection) -> bool:
+            row = db.execute("DELETE FROM contexts WHERE owner = ? AND id = ? RETURNING epoch", key).fetchone()
+            if row is None:
+                return False
+            db.execute("UPDATE epoch_floor SET floor = max(floor, ?)", (row[0] + 1,))
+            return True
+
+        return await self._file.write(work)
+
+    async def raise_epoch(self, key: ContextKey, expected: int) -> tuple[int, int] | None:
+        def work(db: Connection) -> tuple[int, int] | None:
+            cid = context_id(db, key)
+            raised = db.execute(
+                "UPDATE contexts SET epoch = epoch + 1 WHERE cid = ? AND epoch = ? RETURNING epoch", (cid, expected)
+            ).fetchone()
+            if raised is None:
+                return None
+            query = "SELECT max(seq) FROM events WHERE cid = ? AND seq IS NOT NULL"
+            return raised[0], db.execute(query, (cid,)).fetchone()[0] or 0
+
+        return await self._file.write(work)
+
+    # -- what clients send
+
+    async def submit(
+        self, key: ContextKey, event: NewEvent, turn: NewTurn | None, when_busy: WhenBusy = "queue"
+    ) -> Accepted:
+        return await self._file.write(lambda db: clients.submit(db, key, event, turn, when_busy, self._clock()))
+
+    async def steer(self, key: ContextKey, turn_id: str, event: NewEvent) -> Accepted | None:
+        return await self._file.write(lambda db: clients.steer(db, key, turn_id, event, self._clock()))
+
+    async def cancel(self, key: ContextKey, id: str, turn_id: str | None, call_id: str | None) -> Accepted:
+        return await self._file.write(lambda db: clients.cancel(db, key, id, turn_id, call_id))
+
+    async def answer(self, key: ContextKey, event: NewEvent, session_id: str | None) -> Accepted:
+        return await self._file.write(lambda db: clients.answer(db, key, event, session_id, self._clock()))
+
+    async def approve(self, key: ContextKey, event: NewEvent) -> Accepted:
+        return await self._file.write(lambda db: clients.approve(db, key, event, self._clock()))
+
+    async def get_call(self, key: ContextKey, call_id: str) -> Call | None:
+        def work(db: Connection) -> Call | None:
+            cid = find_context(db, key)
+            return clients.find_call(db, cid, call_id) if cid is not None else None
+
+        return await self._file.read(work)
+
+    # -- what a turn's runner does
+
+    async def active_turn(self, key: ContextKey) -> Turn | None:
+        return await self._file.read(lambda db: turns.active_turn(db, key))
+
+    async def next_turn(self, key: ContextKey) -> Turn | None:
+        return await self._file.read(lambda db: turns.next_turn(db, key))
+
+    async def claim(self, key: ContextKey, turn_id: str, runner: str, fence: int) -> Turn | None:
+        return await self._file.write(lambda db: turns.claim(db, key, turn_id, runner, fence))
+
+    async def load_turn(self, key: ContextKey, turn_id: str) -> TurnRows | None:
+        return await self._file.read(lambda db: turns.load_turn(db, key, turn_id))
+
+    async def inputs(
+        self, key: ContextKey, turn_id: str, after: int
+    ) -> tuple[list[EventRow], list[CancelRequest], bool]:
+        return await self._file.read(lambda db: turns.inputs(db, key, turn_id, after))
+
+    async def write(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent]) -> list[str]:
+        return await self._file.write(lambda db: turns.write(db, key, turn_id, fence, events, self._clock()))
+
+    async def claim_call(self, key: ContextKey, turn_id: str, fence: int, call_id: str) -> bool:
+        return await self._file.write(lambda db: turns.claim_call(db, key, turn_id, fence, call_id))
+
+    async def end_turn(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent], seen: int) -> bool:
+        return await self._file.write(lambda db: turns.end_turn(db, key, turn_id, fence, events, seen, self._clock()))
+
+    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
+        return await self._file.write(lambda db: turns.park(db, key, turn_id, fence, seen))
+
+    async def release(self, key: ContextKey, turn_id: str, fence: int) -> None:
+        query = (
+            "UPDATE turns SET runner = NULL WHERE id = ? AND fence = ?"
+            " AND cid = (SELECT cid FROM contexts WHERE owner = ? AND id = ?)"
+        )
+        await self._file.write(lambda db: db.execute(query, (turn_id, fence, *key)))
+
+    # -- seqs and recovery
+
+    async def record(self, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> bool:
+        return await self._file.write(lambda db: turns.record(db, key, epoch, seqs))
+
+    async def unsequenced(self, key: ContextKey, turn_id: str | None = None) -> list[tuple[EventRow, bool]]:
+        return await self._file.read(lambda db: turns.unsequenced(db, key, turn_id))
+
+    async def stray_contexts(self, older_than: float, limit: int) -> list[ContextKey]:
+        return await self._file.read(lambda db: turns.stray_contexts(db, older_than, limit))
+
+    async def turns_to_run(self, alive: Collection[str], limit: int) -> list[Turn]:
+        return await self._file.read(lambda db: turns.turns_to_run(db, alive, limit))
+
+    # -- reading
+
+    async def history(self, key: ContextKey, before: int | None, limit: int) -> History:
+        return await self._file.read(lambda db: turns.history(db, key, before, limit))
+
+    async def open_calls(self, key: ContextKey, seq: int) -> list[EventRow]:
+        return await self._file.read(lambda db: turns.open_calls(db, key, seq))
+
+    # -- sessions
+
+    async def put_session(self, session: SessionRecord) -> None:
+        # REPLACE gives the row a new number, the highest there ever was.
+        query = f"INSERT OR REPLACE INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        contexts = msgspec.json.encode(session.contexts).decode()
+        values = (session.id, session.owner, session.attempt, session.expires_at, session.tools, contexts)
+        await self._file.write(lambda db: db.execute(query, (*values, session.holder)))
+
+    async def get_session(self, id: str, now: float) -> SessionRecord | None:
+        query = f"SELECT {_SESSION} FROM sessions WHERE id = ? AND expires_at > ?"
+        row = await self._file.read(lambda db: db.execute(query, (id, now)).fetchone())
+        return _session_of(row) if row else None
+
+    async def sessions_of(self, owner: str, now: float) -> list[SessionRecord]:
+        query = (
+            f"SELECT {_SESSION} FROM sessions WHERE owner = ? AND tools != X'5B5D' AND expires_at > ? ORDER BY put DESC"
+        )
+        rows = await self._file.read(lambda db: db.execute(query, (owner, now)).fetchall())
+        return [_session_of(row) for row in rows]
+
+    async def delete_expired_sessions(self, now: float) -> int:
+        query = "DELETE FROM sessions WHERE expires_at <= ?"
+        return await self._file.write(lambda db: db.execute(query, (now,)).rowcount)
+
+    # -- keys
+
+    async def add_key(self, key: KeyRecord) -> None:
+        query = f"INSERT INTO keys ({_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        await self._file.write(lambda db: db.execute(query, msgspec.structs.astuple(key)))
+
+    async def find_key(self, digest: bytes) -> KeyRecord | None:
+        query = f"SELECT {_KEY} FROM keys WHERE digest = ?"
+        row = await self._file.read(lambda db: db.execute(query, (digest,)).fetchone())
+        return _key_of(row) if row else None
+
+    async def list_keys(self) -> list[KeyRecord]:
+        query = f"SELECT {_KEY} FROM keys ORDER BY created_at, id"
+        rows = await self._file.read(lambda db: db.execute(query).fetchall())
+        return [_key_of(row) for row in rows]
+
+    async def revoke_key(self, id: str, now: float) -> bool:
+        query = "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
+        return await self._file.write(lambda db: db.execute(query, (now, id)).rowcount) > 0
+
+
+def _key_of(row: Sequence[Any]) -> KeyRecord:
+    id, digest, tenant, subject, role, created_at, revoked_at = row
+    return KeyRecord(
+        id=id,
+        digest=digest,
+        tenant=tenant,
+        subject=subject,
+        role=role,
+        created_at=created_at,
+        revoked_at=revoked_at,
+    )
+
+
+def _session_of(row: Sequence[Any]) -> SessionRecord:
+    id, owner, attempt, expires_at, tools, contexts, holder = row
+    return SessionRecord(
+        id=id,
+        owner=owner,
+        attempt=attempt,
+        expires_at=expires_at,
+        tools=tools,
+        contexts=tuple(msgspec.json.decode(contexts, type=list[str])),
+        holder=holder,
+    )
+
+
+def _token(last: ContextRecord) -> str:
+    return base64.urlsafe_b64encode(f"{last.updated_at!r} {last.key.id}".encode()).decode()
+
+
+def _decode_token(text: str) -> tuple[float, str]:
+    """Raises ValueError for a text that is no token."""
+    try:
+        moment, separator, id = base64.b64decode(text.encode(), b"-_", validate=True).decode().partition(" ")
+    except (binascii.Error, UnicodeError) as error:
+        raise ValueError("not a token of a page") from error
+    if not separator:
+        raise ValueError("not a token of a page")
+    return float(moment), id

@@ -1,0 +1,158 @@
+"""What clients ask of a context, inside a transaction: messages, cancels, answers, decisions (ports.ContextStore)."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from protocol.frames import WhenBusy
+from stores.ports import AlreadyAnswered, Busy, NotFound
+from stores.records import Accepted, Call, ContextKey, NewEvent, NewTurn
+from stores.sqlite_rows import (
+    CALL,
+    call_of,
+    context_id,
+    create_context,
+    duplicate,
+    find_context,
+    insert_event,
+    next_order,
+)
+
+__all__ = ["answer", "approve", "cancel", "find_call", "steer", "submit"]
+
+# ruff: noqa: S608 - the SQL is put together from constants of this package only
+
+_ACTIVE = "state IN ('running', 'parked')"
+
+
+def submit(
+    db: sqlite3.Connection, key: ContextKey, event: NewEvent, turn: NewTurn | None, when_busy: WhenBusy, now: float
+) -> Accepted:
+    cid = find_context(db, key)
+    created = cid is None
+    if cid is None:
+        cid = create_context(db, key, now)
+    known = duplicate(db, cid, event)
+    if known is not None:
+        return known
+    interrupted: str | None = None
+    front: int | None = None
+    if turn is not None and turn.kind == "message" and when_busy in ("reject", "interrupt"):
+        waiting: tuple[int, int | None] = db.execute(
+            "SELECT count(*), min(place) FROM turns"
+            f" WHERE cid = ? AND kind = 'message' AND (state = 'queued' OR {_ACTIVE})",
+            (cid,),
+        ).fetchone()
+        if waiting[0] and when_busy == "reject":
+            raise Busy(key.id)
+        if waiting[1] is not None:
+            front = waiting[1] - 1
+            interrupted = _interrupt(db, cid)
+    order = insert_event(db, cid, event, now, given=turn is None)
+    if turn is not None:
+        db.execute(
+            "INSERT INTO turns (cid, id, kind, state, request, place, created_at) VALUES (?, ?, ?, 'queued', ?, ?, ?)",
+            (cid, turn.id, turn.kind, turn.request, order if front is None else front, now),
+        )
+    return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted)
+
+
+def _interrupt(db: sqlite3.Connection, cid: int) -> str | None:
+    """Cancel the message turn that runs or is parked."""
+    row = db.execute(
+        f"UPDATE turns SET cancelled = 1 WHERE cid = ? AND kind = 'message' AND {_ACTIVE} RETURNING id",
+        (cid,),
+    ).fetchone()
+    if row is None:
+        return None
+    _wake(db, cid, row[0])
+    return row[0]
+
+
+def _wake(db: sqlite3.Connection, cid: int, turn_id: str | None, states: tuple[str, ...] = ("parked",)) -> bool:
+    """Let a turn that waits want a runner; whether it waited."""
+    marks = ", ".join("?" * len(states))
+    woken = db.execute(
+        f"UPDATE turns SET state = 'running', runner = NULL WHERE cid = ? AND id = ? AND state IN ({marks})",
+        (cid, turn_id, *states),
+    )
+    return woken.rowcount > 0
+
+
+def steer(db: sqlite3.Connection, key: ContextKey, turn_id: str, event: NewEvent, now: float) -> Accepted | None:
+    cid = context_id(db, key)
+    known = duplicate(db, cid, event)
+    if known is not None:
+        return known
+    running = db.execute(
+        f"SELECT 1 FROM turns WHERE cid = ? AND id = ? AND kind = 'message' AND {_ACTIVE} AND NOT cancelled",
+        (cid, turn_id),
+    ).fetchone()
+    if running is None:
+        return None
+    insert_event(db, cid, event, now, given=True)
+    return Accepted(turn_id=turn_id, woken=_wake(db, cid, turn_id))
+
+
+def cancel(db: sqlite3.Connection, key: ContextKey, id: str, turn_id: str | None, call_id: str | None) -> Accepted:
+    cid = context_id(db, key)
+    known = db.execute("SELECT turn_id FROM cancels WHERE cid = ? AND id = ?", (cid, id)).fetchone()
+    if known is not None:
+        return Accepted(duplicate=True, turn_id=known[0])
+    if call_id is not None:
+        call = find_call(db, cid, call_id)
+        if call is None:
+            raise NotFound(call_id)
+        turn_id = call.turn_id
+    elif turn_id is None:
+        row = db.execute(
+            f"SELECT id FROM turns WHERE cid = ? AND kind = 'message' AND {_ACTIVE}",
+            (cid,),
+        ).fetchone()
+        turn_id = row[0] if row else None
+    elif db.execute("SELECT 1 FROM turns WHERE cid = ? AND id = ?", (cid, turn_id)).fetchone() is None:
+        raise NotFound(turn_id)
+    db.execute(
+        "INSERT INTO cancels (cid, id, turn_id, call_id, ord) VALUES (?, ?, ?, ?, ?)",
+        (cid, id, turn_id, call_id, next_order(db, cid)),
+    )
+    if call_id is not None:
+        return Accepted(turn_id=turn_id, woken=_wake(db, cid, turn_id))
+    db.execute(
+        f"UPDATE turns SET cancelled = 1 WHERE cid = ? AND id = ? AND (state = 'queued' OR {_ACTIVE})",
+        (cid, turn_id),
+    )
+    return Accepted(turn_id=turn_id, woken=_wake(db, cid, turn_id, ("parked", "queued")))
+
+
+def answer(db: sqlite3.Connection, key: ContextKey, event: NewEvent, session_id: str | None, now: float) -> Accepted:
+    cid = context_id(db, key)
+    known = duplicate(db, cid, event)
+    if known is not None:
+        return known
+    call = find_call(db, cid, event.answers or "")
+    if call is None or call.runs_on != "client" or session_id not in (None, call.session_id):
+        raise NotFound(event.answers)
+    if call.answered:
+        raise AlreadyAnswered(call.id)
+    insert_event(db, cid, event, now, given=True)
+    return Accepted(turn_id=call.turn_id, woken=_wake(db, cid, call.turn_id))
+
+
+def approve(db: sqlite3.Connection, key: ContextKey, event: NewEvent, now: float) -> Accepted:
+    cid = context_id(db, key)
+    known = duplicate(db, cid, event)
+    if known is not None:
+        return known
+    call = find_call(db, cid, event.decides or "")
+    if call is None or not call.needs_approval:
+        raise NotFound(event.decides)
+    if call.decided or call.answered:
+        raise AlreadyAnswered(call.id)
+    insert_event(db, cid, event, now, given=True)
+    return Accepted(turn_id=call.turn_id, woken=_wake(db, cid, call.turn_id))
+
+
+def find_call(db: sqlite3.Connection, cid: int, call_id: str) -> Call | None:
+    row = db.execute(f"SELECT {CALL} FROM calls WHERE cid = ? AND id = ?", (cid, call_id)).fetchone()
+    return call_of(row) if row else None

@@ -1,0 +1,229 @@
+"""One SQLite file: a thread that writes, with a commit for all that came up meanwhile, and a thread that reads."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stores.ports import StoreError, Unavailable
+
+__all__ = ["SqliteFile", "StoreUrlError", "migrate_file"]
+
+_T = TypeVar("_T")
+_MIGRATIONS = Path(__file__).parent / "migrations" / "sqlite"
+_BATCH = 256
+# How long the writer waits for another process that has locked the file, in seconds.
+_LOCK_SECONDS = 2.0
+
+Work = Callable[[sqlite3.Connection], Any]
+
+
+class StoreUrlError(ValueError):
+    """The URL names nothing that can be used as a store; the message says what was expected."""
+
+
+class _Job:
+    __slots__ = ("done", "error", "loop", "result", "work")
+
+    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
+        self.work = work
+        self.loop = loop
+        self.done: asyncio.Future[Any] = loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.done.done():
+            return  # whoever asked does not wait any more
+        if self.error is not None:
+            self.done.set_exception(self.error)
+        else:
+            self.done.set_result(self.result)
+
+
+class _Worker:
+    """A thread with a connection of its own that carries out jobs in the order in which they came."""
+
+    def __init__(self, path: Path, name: str, run: Callable[[sqlite3.Connection, list[_Job]], None]) -> None:
+        self._connection = _open(path)
+        self._run = run
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    async def do(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        if self._closed:
+            raise Unavailable("the store is closed")
+        job = _Job(work, asyncio.get_running_loop())
+        self._jobs.put(job)
+        return await job.done
+
+    async def close(self) -> None:
+        """Carry out what came before, then end."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    def _main(self) -> None:
+        ended = False
+        while not ended:
+            jobs: list[_Job] = []
+            job = self._jobs.get()
+            while job is not None:
+                jobs.append(job)
+                if len(jobs) == _BATCH or self._jobs.empty():
+                    break
+                job = self._jobs.get()
+            ended = job is None
+            if jobs:
+                self._run(self._connection, jobs)
+                _settle(jobs)
+        self._connection.close()
+
+
+class SqliteFile:
+    """Raises StoreUrlError for a file that is no database of ours, Unavailable for one that can't be opened now."""
+
+    def __init__(self, path: Path) -> None:
+        migrate_file(path)
+        try:
+            self._writer = _Worker(path, "sqlite-writer", _write_batch)
+            self._reader = _Worker(path, "sqlite-reader", _read_batch)
+        except sqlite3.Error as error:
+            raise Unavailable(f"{path}: {error}") from error
+
+    async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """`work` whole or not at all, on disk when this returns. Raises what it raises, and Unavailable."""
+        return await self._writer.do(work)
+
+    async def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """`work` on one state of the file, at least as new as the last write that returned. Raises Unavailable."""
+        return await self._reader.do(work)
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._reader.close()
+
+
+def migrate_file(path: Path) -> list[str]:
+    """Bring the file to the newest schema, making it where it is missing; the names of what was applied."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = _open(path)
+    except (OSError, sqlite3.Error) as error:
+        raise Unavailable(f"{path}: {error}") from error
+    scripts = sorted(_MIGRATIONS.glob("*.sql"))
+    try:
+        # Without a transaction first: a file that is up to date is not to be locked.
+        if _version(connection) == len(scripts):
+            return []
+        connection.execute("BEGIN IMMEDIATE")
+        version = _version(connection)
+        if version > len(scripts):
+            raise StoreUrlError(f"{path} was made by a newer version of Tidegate: update this one")
+        for script in scripts[version:]:
+            for statement in script.read_text(encoding="utf-8").split(";\n"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(scripts)}")
+        connection.execute("COMMIT")
+        return [script.stem for script in scripts[version:]]
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"{path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise StoreUrlError(f"{path} is not an SQLite database: {error}") from error
+    finally:
+        connection.close()
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # What was acknowledged survives a power cut, not only a kill.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.NotSupportedError:
+        connection.close()
+        raise
+    except sqlite3.DatabaseError:
+        # Locked, or no database: whoever uses the connection meets it again, and says so.
+        return connection
+    return connection
+
+
+def _settle(jobs: list[_Job]) -> None:
+    """Tell all who wait, with one wake-up a loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in jobs:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, its_jobs in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle_all, its_jobs)
+        except RuntimeError:
+            continue  # the loop is closed: nobody waits
+
+
+def _settle_all(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.settle()
+
+
+def _write_batch(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for job in jobs:
+            _write_one(connection, job)
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        # Locked, full, broken: nothing of the batch is stored, also what had gone well before.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        for job in jobs:
+            job.error = _unavailable(error)
+
+
+def _write_one(connection: sqlite3.Connection, job: _Job) -> None:
+    connection.execute("SAVEPOINT job")
+    try:
+        job.result = job.work(connection)
+    except sqlite3.OperationalError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the boundary of the thread: it goes to whoever asked
+        job.error = error
+        connection.execute("ROLLBACK TO job")
+    connection.execute("RELEASE job")
+
+
+def _read_batch(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    try:
+        connection.execute("BEGIN")
+        for job in jobs:
+            try:
+                job.result = job.work(connection)
+            except (StoreError, ValueError) as error:
+                job.error = error
+        connection.execute("COMMIT")
+    except Exception as error:  # noqa: BLE001 - the boundary of the thread: it goes to whoever asked
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        for job in jobs:
+            job.error = _unavailable(error) if isinstance(error, sqlite3.Error) else error
+
+
+def _unavailable(error: sqlite3.Error) -> Unavailable:
+    unavailable = Unavailable(str(error))
+    unavailable.__cause__ = error
+    return unavailable

@@ -1,0 +1,184 @@
+"""Rows of the SQLite schema to records and back; every function works inside the caller's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from stores.ports import Fenced, IdTaken, NotFound
+from stores.records import (
+    Accepted,
+    Call,
+    CancelRequest,
+    ContextKey,
+    ContextRecord,
+    EventRow,
+    NewEvent,
+    Turn,
+    TurnState,
+)
+
+__all__ = [
+    "CALL",
+    "EVENT",
+    "TURN",
+    "call_of",
+    "cancels_after",
+    "context_id",
+    "context_of",
+    "create_context",
+    "duplicate",
+    "event_of",
+    "fenced",
+    "find_context",
+    "insert_event",
+    "next_order",
+    "turn_of",
+]
+
+Row = tuple[Any, ...]
+
+EVENT = "id, type, body, ord, turn_id, seq"
+TURN = "id, kind, state, request, fence, created_at, runner, cancelled, draft"
+CALL = "id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered"
+
+
+def event_of(row: Row) -> EventRow:
+    id, type, body, order, turn_id, seq = row
+    return EventRow(id=id, type=type, body=body, order=order, turn_id=turn_id, seq=seq)
+
+
+def turn_of(key: ContextKey, row: Row) -> Turn:
+    id, kind, state, request, fence, created_at, runner, cancelled, draft = row
+    return Turn(
+        key=key,
+        id=id,
+        kind=kind,
+        state=TurnState(state),
+        request=request,
+        fence=fence,
+        created_at=created_at,
+        runner=runner,
+        cancelled=bool(cancelled),
+        draft=draft,
+    )
+
+
+def call_of(row: Row) -> Call:
+    id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered = row
+    return Call(
+        id=id,
+        turn_id=turn_id,
+        runs_on=runs_on,
+        session_id=session_id,
+        needs_approval=bool(needs_approval),
+        decided=bool(decided),
+        claimed=claimed,
+        answered=bool(answered),
+    )
+
+
+def context_of(row: Row) -> ContextRecord:
+    owner, id, epoch, created_at, updated_at, title, metadata = row
+    return ContextRecord(
+        key=ContextKey(owner, id),
+        epoch=epoch,
+        created_at=created_at,
+        updated_at=updated_at,
+        title=title,
+        metadata=metadata,
+    )
+
+
+# ---- contexts
+
+
+def find_context(db: sqlite3.Connection, key: ContextKey) -> int | None:
+    """The context's number."""
+    row = db.execute("SELECT cid FROM contexts WHERE owner = ? AND id = ?", key).fetchone()
+    return row[0] if row else None
+
+
+def context_id(db: sqlite3.Connection, key: ContextKey) -> int:
+    """As `find_context`; raises NotFound."""
+    cid = find_context(db, key)
+    if cid is None:
+        raise NotFound(key.id)
+    return cid
+
+
+def create_context(db: sqlite3.Connection, key: ContextKey, now: float) -> int:
+    row = db.execute(
+        "INSERT INTO contexts (owner, id, epoch, created_at, updated_at)"
+        " VALUES (?, ?, (SELECT floor FROM epoch_floor), ?, ?) RETURNING cid",
+        (*key, now, now),
+    ).fetchone()
+    return row[0]
+
+
+def next_order(db: sqlite3.Connection, cid: int) -> int:
+    row = db.execute("UPDATE contexts SET next_order = next_order + 1 WHERE cid = ? RETURNING next_order", (cid,))
+    return row.fetchone()[0] - 1
+
+
+# ---- events and cancels
+
+
+def insert_event(db: sqlite3.Connection, cid: int, event: NewEvent, now: float, *, given: bool) -> int:
+    """Store an event and what depends on it; its order. `given`: it does not come from the turn's runner."""
+    order: int = (
+        db.execute(
+            "UPDATE contexts SET next_order = next_order + 1, updated_at = max(updated_at, ?) WHERE cid = ?"
+            " RETURNING next_order",
+            (now, cid),
+        ).fetchone()[0]
+        - 1
+    )
+    db.execute(
+        "INSERT INTO events (cid, id, type, body, ord, turn_id, answers, given, stored_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (cid, event.id, event.type, event.body, order, event.turn_id, event.answers, given, now),
+    )
+    if event.call is not None and event.turn_id is not None:
+        call = event.call
+        db.execute(
+            "INSERT INTO calls (cid, id, turn_id, runs_on, session_id, needs_approval) VALUES (?, ?, ?, ?, ?, ?)",
+            (cid, event.id, event.turn_id, call.runs_on, call.session_id, call.needs_approval),
+        )
+        if call.draft is not None:
+            db.execute("UPDATE turns SET draft = ? WHERE cid = ? AND id = ?", (call.draft, cid, event.turn_id))
+    if event.answers is not None:
+        db.execute("UPDATE calls SET answered = 1 WHERE cid = ? AND id = ?", (cid, event.answers))
+    if event.decides is not None:
+        db.execute("UPDATE calls SET decided = 1 WHERE cid = ? AND id = ?", (cid, event.decides))
+    return order
+
+
+def duplicate(db: sqlite3.Connection, cid: int, event: NewEvent) -> Accepted | None:
+    """What to answer where the event is stored already; raises IdTaken where another kind of event has its id."""
+    row = db.execute("SELECT type, turn_id FROM events WHERE cid = ? AND id = ?", (cid, event.id)).fetchone()
+    if row is None:
+        return None
+    if row[0] != event.type:
+        raise IdTaken(event.id)
+    return Accepted(duplicate=True, turn_id=row[1])
+
+
+def cancels_after(db: sqlite3.Connection, cid: int, turn_id: str, after: int) -> list[CancelRequest]:
+    rows = db.execute(
+        "SELECT id, turn_id, call_id, ord FROM cancels WHERE cid = ? AND turn_id = ? AND ord > ? ORDER BY ord",
+        (cid, turn_id, after),
+    )
+    return [CancelRequest(id=id, turn_id=turn, call_id=call, order=order) for id, turn, call, order in rows]
+
+
+def fenced(db: sqlite3.Connection, key: ContextKey, turn_id: str, fence: int) -> int:
+    """The context's number, where the turn's fence is the caller's; raises Fenced."""
+    row = db.execute(
+        "SELECT cid FROM contexts JOIN turns USING (cid)"
+        " WHERE owner = ? AND contexts.id = ? AND turns.id = ? AND fence = ?",
+        (*key, turn_id, fence),
+    ).fetchone()
+    if row is None:
+        raise Fenced(turn_id)
+    return row[0]
