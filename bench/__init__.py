@@ -1,0 +1,1 @@
+"""Load for a gateway, and what it takes to bear it (docs/bench.md)."""

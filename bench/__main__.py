@@ -1,0 +1,122 @@
+"""`python -m bench connect|stream`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bench.client import Closed, Target
+from bench.connect import ConnectParameters, run_connect
+from bench.machine import raise_file_limit
+from bench.process import GatewayFailed
+from bench.stream import StreamParameters, run_stream
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Puts load on a gateway and measures it.")
+
+Url = Annotated[str | None, typer.Option(help="A running gateway, ws://HOST:PORT/v1/ws; default: one of our own.")]
+Key = Annotated[str | None, typer.Option(envvar="TIDEGATE_BENCH_KEY", help="An API key for --url.")]
+Ticket = Annotated[str | None, typer.Option(help="A ticket for --url; good for one session only.")]
+Token = Annotated[str | None, typer.Option(envvar="TIDEGATE_BENCH_TOKEN", help="A token for --url.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write machine, parameters and results to this file.")]
+Run = Callable[[Callable[[int], None]], Coroutine[None, None, dict[str, object]]]
+
+
+@app.command()
+def connect(
+    sessions: Annotated[int, typer.Option("-n", "--sessions", min=1, help="Idle sessions.")] = 2000,
+    at_once: Annotated[int, typer.Option(min=1, help="Sessions that are being opened at any time.")] = 100,
+    hold: Annotated[float, typer.Option(min=0, help="Seconds of quiet before memory is read.")] = 3.0,
+    url: Url = None,
+    key: Key = None,
+    ticket: Ticket = None,
+    token: Token = None,
+    output: Json = None,
+) -> None:
+    """Open idle sessions: memory each, accepts a second, time to ready."""
+    parameters = ConnectParameters(sessions=sessions, at_once=at_once, hold=hold)
+    target = _target(url, key, ticket, token)
+    _execute(lambda progress: run_connect(parameters, target, progress), sessions, sessions, output)
+
+
+@app.command()
+def stream(
+    contexts: Annotated[int, typer.Option("-n", "--contexts", min=1, help="Conversations at once.")] = 200,
+    rate: Annotated[float, typer.Option(min=0.1, help="Tokens a second in each.")] = 50.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each answer takes.")] = 20.0,
+    spread: Annotated[float, typer.Option(min=0, help="Seconds over which they begin.")] = 1.0,
+    url: Url = None,
+    key: Key = None,
+    ticket: Ticket = None,
+    token: Token = None,
+    output: Json = None,
+) -> None:
+    """Stream answers of the demo model: added latency of each token, throughput, and whether all of it came. The
+    gateway of --url must run the demo model at the pace of --rate."""
+    parameters = StreamParameters(contexts=contexts, rate=rate, seconds=seconds, spread=spread)
+    target = _target(url, key, ticket, token)
+    total = contexts * parameters.words
+    _execute(lambda progress: run_stream(parameters, target, progress), total, contexts, output)
+
+
+def _target(url: str | None, key: str | None, ticket: str | None, token: str | None) -> Target | None:
+    if url is None:
+        return None
+    return Target(url=url, key=key, ticket=ticket, token=token)
+
+
+def _execute(run: Run, total: int, sockets: int, output: Path | None) -> None:
+    console = Console(stderr=True)
+    allowed = raise_file_limit(sockets + 512)
+    if 0 <= allowed < sockets + 64:
+        console.print(f"[yellow]Only {allowed} open files are allowed: raise it with ulimit -n.[/yellow]")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("running", total=total)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                report = runner.run(run(lambda done: bar.update(task, completed=done)))
+    except* (Closed, GatewayFailed, OSError) as failures:
+        console.print(f"[red]{_first(failures)}[/red]", highlight=False)
+        raise typer.Exit(1) from None
+    plain: dict[str, Any] = msgspec.to_builtins(report)
+    _print(plain["results"])
+    if output is not None:
+        output.write_text(json.dumps(plain, indent=2) + "\n")
+    if plain["results"].get("faults"):
+        raise typer.Exit(2)
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _print(results: dict[str, Any]) -> None:
+    table = Table(show_header=False)
+    for name, value in results.items():
+        table.add_row(name.replace("_", " "), _shown(value))
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key} {_shown(part)}" for key, part in value.items())  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list):
+        return "\n".join(str(part) for part in value) or "none"  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    app()

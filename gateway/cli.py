@@ -1,0 +1,133 @@
+"""The command `tidegate`. What can't be done is one line on standard error and exit status 1."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import orjson
+import typer
+
+from gateway.auth.jwt import JwtVerifier
+from gateway.auth.jwt_keys import JwtConfigError
+from gateway.cli_keys import keys
+from gateway.doctor import examine
+from gateway.models.settings import ModelSettingsError
+from gateway.settings import Settings, SettingsError, check_exposure, load_settings
+from gateway.tools.registry import RegistryError
+from protocol.schema import json_schema, typescript
+from stores.connect import StoreUrlError
+from stores.connect import migrate as migrate_store
+from stores.ports import StoreError
+
+__all__ = ["app", "main"]
+
+_T = TypeVar("_T")
+_REFUSALS = (SettingsError, JwtConfigError, ModelSettingsError, RegistryError, StoreUrlError, StoreError, OSError)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A gateway between chat clients and language models that loses no token.",
+)
+app.add_typer(keys, name="keys")
+
+Config = Annotated[Path | None, typer.Option(help="Settings; default: tidegate.toml, if it is there.")]
+Data = Annotated[Path | None, typer.Option(help="The folder of the default SQLite file.")]
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    data: Data = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; default 8000, 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
+) -> None:
+    """Run the gateway until SIGTERM or SIGINT."""
+    # Loaded here, so that the other commands start at once.
+    from gateway.app import Gateway
+    from gateway.serve import serve as run
+
+    sys.path.insert(0, os.getcwd())  # modules of tools lie beside the settings
+    settings = _settings(config, data, {"server.host": host, "server.port": port, "server.workers": workers})
+    check_exposure(settings)
+    raise typer.Exit(run(settings, Gateway(settings)))
+
+
+@app.command()
+def token(
+    subject: Annotated[str, typer.Option(help="Whom the token stands for.")],
+    tenant: Annotated[str | None, typer.Option(help="The subject's tenant.")] = None,
+    role: Annotated[list[str] | None, typer.Option(help="A role; may be given again.")] = None,
+    lifetime: Annotated[float, typer.Option(min=1, help="Seconds.")] = 3600,
+    config: Config = None,
+    data: Data = None,
+) -> None:
+    """Print a JSON Web Token signed by the key of [auth.jwt], for trying out."""
+    settings = _settings(config, data)
+    if settings.auth.jwt is None:
+        raise SettingsError("auth.jwt: expected a key to sign with; or make an API key with 'tidegate keys create'")
+    verifier = JwtVerifier(settings.auth.jwt)
+    typer.echo(verifier.sign(subject, tenant=tenant, roles=role or None, lifetime=lifetime))
+
+
+@app.command()
+def migrate(config: Config = None, data: Data = None) -> None:
+    """Bring the store's schema up to date."""
+    applied = _run(migrate_store(_settings(config, data).store.url))
+    typer.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
+
+
+@app.command()
+def doctor(config: Config = None, data: Data = None) -> None:
+    """Check settings, store, models and tools, and say what to do."""
+    sys.path.insert(0, os.getcwd())
+    settings = _settings(config, data)
+    findings = _run(examine(settings))
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.ok else 'fail'}  {finding.what}: {finding.words}")
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@app.command()
+def schema(
+    ts: Annotated[bool, typer.Option("--typescript", help="TypeScript types instead.")] = False,
+    config: Config = None,
+    data: Data = None,
+) -> None:
+    """Print the JSON Schema of every frame."""
+    typer.echo(typescript() if ts else orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
+
+
+def _settings(config: Path | None, data: Path | None, flags: dict[str, object] | None = None) -> Settings:
+    return load_settings(config, os.environ, {"data": data, **(flags or {})})
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    return asyncio.run(work)
+
+
+@contextmanager
+def one_line() -> Generator[None]:
+    """What was refused is told without a traceback."""
+    try:
+        yield
+    except _REFUSALS as error:
+        sys.stderr.write(f"tidegate: {error}\n")
+        raise SystemExit(1) from None
+
+
+def main() -> None:
+    with one_line():
+        app(prog_name="tidegate")
+
+
+if __name__ == "__main__":
+    main()

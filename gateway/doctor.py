@@ -1,0 +1,68 @@
+"""`tidegate doctor`: looks at what the settings name, and says what to do."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from gateway.models.registry import build_models
+from gateway.models.settings import ModelSettingsError
+from gateway.settings import Settings, SettingsError, check_exposure
+from gateway.tools.registry import RegistryError, ToolRegistry
+from stores.connect import StoreUrlError, open_store
+from stores.ports import Unavailable
+
+__all__ = ["Finding", "examine"]
+
+
+class Finding(Struct, frozen=True):
+    what: str
+    ok: bool
+    words: str
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """One finding for each part; the settings themselves were read before."""
+    return [_exposure(settings), await _store(settings), *await _models(settings), _tools(settings)]
+
+
+def _exposure(settings: Settings) -> Finding:
+    try:
+        check_exposure(settings)
+    except SettingsError as error:
+        return Finding("access", False, str(error))
+    how = "local mode, this machine only" if settings.local else "API keys" + (" and tokens" * bool(settings.auth.jwt))
+    return Finding("access", True, f"{how}, on {settings.server.host}:{settings.server.port}")
+
+
+async def _store(settings: Settings) -> Finding:
+    try:
+        store = await open_store(settings.store.url)
+    except (StoreUrlError, Unavailable) as error:
+        return Finding("store", False, f"{error}; is the folder there, and writable?")
+    try:
+        keys = [key for key in await store.list_keys() if key.revoked_at is None]
+    finally:
+        await store.close()
+    return Finding("store", True, f"opens; {len(keys)} API keys are active")
+
+
+async def _models(settings: Settings) -> list[Finding]:
+    findings: list[Finding] = []
+    for name, spec in settings.models.items():
+        try:
+            (model,) = build_models({name: spec}).values()
+        except ModelSettingsError as error:
+            findings.append(Finding(f"model {name}", False, str(error)))
+            continue
+        await model.close()
+        findings.append(Finding(f"model {name}", True, f"provider {spec.provider}, {spec.model or 'built in'}"))
+    return findings
+
+
+def _tools(settings: Settings) -> Finding:
+    registry = ToolRegistry()
+    try:
+        registry.load(settings.tools.modules)
+    except RegistryError as error:
+        return Finding("tools", False, str(error))
+    return Finding("tools", True, ", ".join(tool.name for tool in registry) or "the built-in ones only")

@@ -1,0 +1,110 @@
+"""Runs a gateway under uvicorn, with our socket transport, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from gateway.app import Gateway
+from gateway.logs import configure_logs
+from gateway.settings import Settings
+from gateway.transport.websocket import SocketProtocol
+
+__all__ = ["serve"]
+
+_log = structlog.get_logger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that drains: the first signal lets running turns end, the second one ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """As uvicorn's, but the exit status says that the end was asked for."""
+        self._loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(name, self._stop)
+        try:
+            yield
+        finally:
+            for name in (signal.SIGTERM, signal.SIGINT):
+                self._loop.remove_signal_handler(name)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._drain is None:
+            self._drain = asyncio.ensure_future(self._drain_and_exit())
+        else:
+            self._drain.cancel()
+            self.force_exit = True
+            self.should_exit = True
+
+    async def _drain_and_exit(self) -> None:
+        seconds = self._gateway.settings.server.drain_seconds
+        _log.info("draining", seconds=seconds)
+        await self._gateway.drain(seconds)
+        self.should_exit = True
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            await self._announce()
+
+    async def _announce(self) -> None:
+        settings = self._gateway.settings
+        port = settings.server.port
+        for server in self.servers:
+            for socket in server.sockets:
+                port = socket.getsockname()[1]
+        scheme = "https" if settings.server.tls_cert is not None else "http"
+        host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+        url = f"{scheme}://{host}:{port}"
+        sys.stdout.write(f"Tidegate listens on {url}\n")
+        if settings.local:
+            sys.stdout.write(f"Open {url}/?ticket={await self._gateway.local_ticket()} (good once)\n")
+        sys.stdout.flush()
+
+
+def serve(settings: Settings, gateway: Gateway | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status."""
+    configure_logs()
+    gateway = gateway or Gateway(settings)
+    server = settings.server
+    config = uvicorn.Config(
+        gateway.app,
+        host=server.host,
+        port=server.port,
+        ws=SocketProtocol,
+        ws_max_size=settings.limits.max_frame_bytes,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=4096,
+        ssl_certfile=server.tls_cert,
+        ssl_keyfile=server.tls_key,
+        proxy_headers=bool(server.trusted_proxies),
+        forwarded_allow_ips=list(server.trusted_proxies) or None,
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn_server = _Server(config, gateway)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(uvicorn_server.serve())
+    return 0 if uvicorn_server.started else 3
