@@ -1,0 +1,135 @@
+"""kill -9 between any two durable steps of a turn: the turn goes on, and nothing is lost, repeated or left hanging."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import WebSocketException
+
+from tests.e2e.gateways import GatewayProcess
+from tests.e2e.wire import Frame, Wire
+
+CONFIG = """
+[models.demo]
+provider = "demo"
+delay = 1
+[server]
+drain_seconds = 0.1
+"""
+SCRIPT = [sys.executable, "-m", "tests.e2e.crashing_gateway"]
+TURNS = {
+    "a tool that must not run twice": 'call charge {"amount": 5}',
+    "a tool that may": 'call lookup {"word": "tide"}',
+    "plain text": "hello over there",
+    "two calls beside text": "both",
+}
+
+
+async def _transcript(gateway: GatewayProcess, key: str) -> list[Frame]:
+    async with httpx.AsyncClient(headers={"X-API-Key": key}) as client:
+        page = await client.get(f"{gateway.url}/v1/contexts/chat/events?limit=200")
+        return page.json()["events"]
+
+
+async def _restart(gateway: GatewayProcess) -> None:
+    await gateway.start(TOOL_TRACE=str(gateway.folder / "trace"), CRASH_AT="1000000")
+
+
+async def _finish(gateway: GatewayProcess, key: str, content: str) -> list[Frame]:
+    """Send the message, again and again until it is acknowledged, and wait for the end of its turn."""
+    for _ in range(20):
+        try:
+            async with Wire(gateway.ws, key) as wire:
+                await wire.hello()
+                ack = await wire.ask("message", id="m1", content=content, context_id="chat")
+                assert ack["type"] == "ack", ack
+                snapshot_or_event = await wire.wait(
+                    lambda f: (
+                        f["type"] == "turn_end"
+                        or (f["type"] == "snapshot" and any(e["type"] == "turn_end" for e in f["events"]))
+                    )
+                )
+                assert snapshot_or_event
+                return wire.frames
+        except (OSError, TimeoutError, WebSocketException):
+            if gateway.process is not None and gateway.process.poll() is not None:
+                await _restart(gateway)
+    raise AssertionError("the turn never ended")
+
+
+def _check(events: list[Frame], trace: Path) -> None:
+    seqs = [event["seq"] for event in events]
+    assert seqs == sorted(set(seqs)), seqs
+    kinds = Counter(event["type"] for event in events)
+    assert kinds["turn_end"] == 1
+    assert events[-1]["type"] == "turn_end"
+    assert events[-1]["status"] == "complete"
+    calls = [event for event in events if event["type"] == "tool_call"]
+    answers = [event["tool_call_id"] for event in events if event["type"] == "tool_response"]
+    assert sorted(answers) == sorted(call["id"] for call in calls)
+    emitted = Counter((call["message_id"], call["tool"]) for call in calls)
+    assert all(count == 1 for count in emitted.values()), "a call was emitted twice"
+    ran = Counter(line.split()[1] for line in trace.read_text().splitlines() if line.startswith("charge"))
+    assert all(count == 1 for count in ran.values()), "a tool that is not idempotent ran twice"
+    messages = [event["id"] for event in events if event["type"] == "message"]
+    assert len(messages) == len(set(messages))
+
+
+@pytest.mark.promise("2")
+@pytest.mark.promise("4")
+@pytest.mark.parametrize("content", TURNS.values(), ids=TURNS.keys())
+async def test_a_kill_between_any_two_durable_steps(tmp_path: Path, content: str) -> None:
+    count = await _count_checkpoints(tmp_path / "count", content)
+    assert count > 4
+    # Two processes at a time: there are that many cores, and each spends its time starting up.
+    limit = asyncio.Semaphore(2)
+
+    async def crash_at(place: int) -> None:
+        async with limit:
+            folder = tmp_path / f"at{place}"
+            folder.mkdir()
+            await _crash_once(folder, content, place)
+
+    await asyncio.gather(*(crash_at(place) for place in range(count)))
+
+
+async def _count_checkpoints(folder: Path, content: str) -> int:
+    folder.mkdir()
+    gateway = GatewayProcess(folder, config=CONFIG, script=SCRIPT)
+    key = gateway.key()
+    (folder / "trace").touch()
+    await gateway.start(TOOL_TRACE=str(folder / "trace"))
+    try:
+        await _finish(gateway, key, content)
+        # The last step comes after the end was told.
+        async with asyncio.timeout(10):
+            while "record" not in (folder / "checkpoints").read_text():
+                await asyncio.sleep(0.02)
+        _check(await _transcript(gateway, key), folder / "trace")
+    finally:
+        gateway.kill()
+    return len((folder / "checkpoints").read_text().splitlines())
+
+
+async def _crash_once(folder: Path, content: str, place: int) -> None:
+    gateway = GatewayProcess(folder, config=CONFIG, script=SCRIPT)
+    key = gateway.key()
+    trace = folder / "trace"
+    trace.touch()
+    await gateway.start(TOOL_TRACE=str(trace), CRASH_AT=str(place))
+    try:
+        await _finish(gateway, key, content)
+        if len((folder / "checkpoints").read_text().splitlines()) <= place:
+            await gateway.died(10)
+        if gateway.process is not None and gateway.process.poll() is not None:
+            await _restart(gateway)
+        frames = await _finish(gateway, key, content)
+        assert frames
+        _check(await _transcript(gateway, key), trace)
+    finally:
+        gateway.kill()
