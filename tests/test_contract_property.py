@@ -84,7 +84,7 @@ def check(world: World, events: list[DurableEvent]) -> None:
         assert not known.running
 
 
-@pytest.mark.promise(1)
+@pytest.mark.promise("1")
 def test_every_reader_ends_with_the_history_whatever_happens() -> None:
     for seed in range(FIRST, FIRST + EXAMPLES):
         try:

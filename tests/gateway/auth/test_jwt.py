@@ -105,6 +105,7 @@ def test_signing_needs_a_key_and_claims_for_what_it_says() -> None:
         f"{part({'alg': 'HS256', 'kid': 7})}.{part(claims())}.x",
         f"{'W1tb' * 2_000}.{part(claims())}.x",
     ],
+    ids=lambda token: f"{len(token)} characters",  # not the text, which is another one in each process
 )
 async def test_what_is_no_token_of_ours_is_refused(token: str) -> None:
     await refused(JwtVerifier(JwtSettings(key=SECRET)), token)
