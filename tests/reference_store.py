@@ -193,7 +193,7 @@ class ReferenceStore:
     async def cancel(self, key: ContextKey, id: str, turn_id: str | None, call_id: str | None) -> Accepted:
         context = await self._context(key)
         if id in context.cancels:
-            return Accepted(duplicate=True, turn_id=context.cancels[id].turn_id)
+            return Accepted(duplicate=True, turn_id=context.cancels[id].turn_id or None)
         if call_id is not None:
             if call_id not in context.calls:
                 raise NotFound(call_id)
@@ -201,6 +201,8 @@ class ReferenceStore:
         elif turn_id is None:
             turn_id = next((t.id for t in context.turns.values() if t.kind == "message" and t.state in _ACTIVE), None)
             if turn_id is None:
+                # Kept all the same: the id means nothing else later.
+                context.cancels[id] = CancelRequest(id=id, turn_id="", call_id=None, order=0)
                 return Accepted()
         if turn_id not in context.turns:
             raise NotFound(turn_id)
