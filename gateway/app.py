@@ -168,6 +168,7 @@ class Gateway:
             default_model=next(iter(self.models)),
             policy=self._policy,
             throttle=Throttle(limits.messages_per_minute),
+            queue_length=limits.queue_length,
         )
         self._door = Door(self._connections(conversations), authenticator, settings.server.origins)
         self._observe()

@@ -58,6 +58,7 @@ def serve(
     sys.path.insert(0, os.getcwd())  # modules of tools lie beside the settings
     settings = _settings(config, data, {"server.host": host, "server.port": port, "server.workers": workers})
     check_exposure(settings)
+    _run(migrate_store(settings.store.url))
     raise typer.Exit(run(settings, Gateway(settings)))
 
 

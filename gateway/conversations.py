@@ -52,7 +52,7 @@ def refusal(error: Exception) -> ProtocolError:
     if isinstance(error, NotFound):
         return ProtocolError("not_found", "there is no such context, turn or call")
     if isinstance(error, Busy):
-        return ProtocolError("busy", "a turn of this context runs or waits")
+        return ProtocolError("busy", "a turn of this context runs, or too many wait")
     if isinstance(error, IdTaken):
         return ProtocolError("conflict", "this id belongs to another event of the context", path="id")
     if isinstance(error, AlreadyAnswered):
@@ -76,6 +76,7 @@ class Conversations:
         default_model: str,
         policy: Policy,
         throttle: Throttle,
+        queue_length: int = 100,
     ) -> None:
         self._store = store
         self._log = log
@@ -86,6 +87,7 @@ class Conversations:
         self._default_model = default_model
         self._policy = policy
         self._throttle = throttle
+        self._queue_length = queue_length
 
     # ---- messages and calls
 
@@ -108,7 +110,7 @@ class Conversations:
                 return steered
         turn = NewTurn(id=frame.id, kind="message", request=encode_request(request)) if frame.respond else None
         event = _message(frame, key.id, frame.id if frame.respond else None)
-        accepted = await self._store.submit(key, event, turn, frame.when_busy)
+        accepted = await self._store.submit(key, event, turn, frame.when_busy, self._queue_length)
         placed = await self._place(key, event.id) if not accepted.duplicate else None
         if accepted.interrupted is not None:
             self._turns.look(key, accepted.interrupted)

@@ -121,14 +121,20 @@ class ContextStore(Protocol):
     # -- what clients send
 
     async def submit(
-        self, key: ContextKey, event: NewEvent, turn: NewTurn | None, when_busy: WhenBusy = "queue"
+        self,
+        key: ContextKey,
+        event: NewEvent,
+        turn: NewTurn | None,
+        when_busy: WhenBusy = "queue",
+        queue_length: int = 100,
     ) -> Accepted:
         """Store a message (or a direct `tool_call`) with its turn, if any; creates the context where missing.
 
         The same event id again is a `duplicate` that changes nothing, whatever else differs. `when_busy` looks at the
         context's unended "message" turns: "reject" raises Busy where there is one; "interrupt" marks the one that
         runs or is parked as cancelled, a parked one becoming RUNNING without runner, and puts the new turn before all
-        queued ones; "queue" and "steer" wait their turn. Raises IdTaken.
+        queued ones; "queue" and "steer" wait their turn. Raises Busy too where `queue_length` of them wait already,
+        and IdTaken.
         """
         ...
 

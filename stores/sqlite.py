@@ -125,9 +125,16 @@ class SqliteStore:
     # -- what clients send
 
     async def submit(
-        self, key: ContextKey, event: NewEvent, turn: NewTurn | None, when_busy: WhenBusy = "queue"
+        self,
+        key: ContextKey,
+        event: NewEvent,
+        turn: NewTurn | None,
+        when_busy: WhenBusy = "queue",
+        queue_length: int = 100,
     ) -> Accepted:
-        return await self._file.write(lambda db: clients.submit(db, key, event, turn, when_busy, self._clock()))
+        return await self._file.write(
+            lambda db: clients.submit(db, key, event, turn, when_busy, queue_length, self._clock())
+        )
 
     async def steer(self, key: ContextKey, turn_id: str, event: NewEvent) -> Accepted | None:
         return await self._file.write(lambda db: clients.steer(db, key, turn_id, event, self._clock()))

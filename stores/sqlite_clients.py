@@ -26,7 +26,13 @@ _ACTIVE = "state IN ('running', 'parked')"
 
 
 def submit(
-    db: sqlite3.Connection, key: ContextKey, event: NewEvent, turn: NewTurn | None, when_busy: WhenBusy, now: float
+    db: sqlite3.Connection,
+    key: ContextKey,
+    event: NewEvent,
+    turn: NewTurn | None,
+    when_busy: WhenBusy,
+    queue_length: int,
+    now: float,
 ) -> Accepted:
     cid = find_context(db, key)
     created = cid is None
@@ -37,16 +43,16 @@ def submit(
         return known
     interrupted: str | None = None
     front: int | None = None
-    if turn is not None and turn.kind == "message" and when_busy in ("reject", "interrupt"):
-        waiting: tuple[int, int | None] = db.execute(
-            "SELECT count(*), min(place) FROM turns"
+    if turn is not None and turn.kind == "message":
+        unended, queued, first = db.execute(
+            "SELECT count(*), coalesce(sum(state = 'queued'), 0), min(place) FROM turns"
             f" WHERE cid = ? AND kind = 'message' AND (state = 'queued' OR {_ACTIVE})",
             (cid,),
         ).fetchone()
-        if waiting[0] and when_busy == "reject":
+        if queued >= queue_length or (unended and when_busy == "reject"):
             raise Busy(key.id)
-        if waiting[1] is not None:
-            front = waiting[1] - 1
+        if unended and when_busy == "interrupt":
+            front = first - 1
             interrupted = _interrupt(db, cid)
     order = insert_event(db, cid, event, now, given=turn is None)
     if turn is not None:

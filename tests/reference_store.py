@@ -144,7 +144,12 @@ class ReferenceStore:
     # -- what clients send
 
     async def submit(
-        self, key: ContextKey, event: NewEvent, turn: NewTurn | None, when_busy: WhenBusy = "queue"
+        self,
+        key: ContextKey,
+        event: NewEvent,
+        turn: NewTurn | None,
+        when_busy: WhenBusy = "queue",
+        queue_length: int = 100,
     ) -> Accepted:
         await asyncio.sleep(0)
         created = key not in self._contexts
@@ -157,7 +162,7 @@ class ReferenceStore:
         interrupted: str | None = None
         waiting = [t for t in context.turns.values() if t.kind == "message" and t.state in (*_ACTIVE, TurnState.QUEUED)]
         if turn is not None and turn.kind == "message" and waiting:
-            if when_busy == "reject":
+            if when_busy == "reject" or sum(t.state is TurnState.QUEUED for t in waiting) >= queue_length:
                 raise Busy
             if when_busy == "interrupt":
                 context.front.insert(0, turn.id)

@@ -55,7 +55,11 @@ class GatewayProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        await self.ready()
+        try:
+            await self.ready()
+        except BaseException:
+            self.kill()
+            raise
 
     async def ready(self, seconds: float = 30) -> None:
         async with httpx.AsyncClient() as client, asyncio.timeout(seconds):

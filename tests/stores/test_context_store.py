@@ -162,6 +162,16 @@ async def test_reject_refuses_while_a_turn_runs_or_waits(store: ContextStore) ->
     assert [row.id for row, _ in await store.unsequenced(KEY)] == ["a"]
 
 
+async def test_only_so_many_turns_wait(store: ContextStore) -> None:
+    await running(store, "a")
+    for name in ("b", "c"):
+        await store.submit(KEY, message(name, name), turn(name), "queue", 2)
+    with pytest.raises(Busy):
+        await store.submit(KEY, message("d", "d"), turn("d"), "interrupt", 2)
+    assert (await store.submit(KEY, message("c", "c"), turn("c"), "queue", 2)).duplicate
+    assert (await store.inputs(KEY, "a", 0))[2] is False
+
+
 async def test_interrupt_cancels_what_runs_and_goes_first(store: ContextStore) -> None:
     await running(store, "a")
     await store.submit(KEY, message("b", "b"), turn("b"))
