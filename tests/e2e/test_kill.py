@@ -57,6 +57,8 @@ async def _finish(gateway: GatewayProcess, key: str, content: str) -> list[Frame
                 assert snapshot_or_event
                 return wire.frames
         except (OSError, TimeoutError, WebSocketException):
+            # Its sockets are gone before the process itself is.
+            await asyncio.sleep(0.1)
             if gateway.process is not None and gateway.process.poll() is not None:
                 await _restart(gateway)
     raise AssertionError("the turn never ended")

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -132,6 +132,9 @@ class RawClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.writer.transport.abort()
+        # Closing uvloop's loop over a transport that is not gone yet may wait for ever.
+        with suppress(ConnectionError):
+            await self.writer.wait_closed()
 
     async def upgrade(self, path: str = "/", *headers: str) -> bytes:
         """Ask for a WebSocket; the head of the response."""
