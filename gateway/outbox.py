@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from protocol.codec import encode
 from protocol.frames import Delta, LiveEvent
-from protocol.ids import new_id
 from stores.records import ContextKey, LogBatch, LogEvent
 
 __all__ = ["Outbox"]
@@ -28,6 +27,7 @@ class Outbox:
         self.epoch = epoch
         self._waiting: list[LogEvent] = []
         self._taken: LogBatch | None = None
+        self._batches = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -47,11 +47,13 @@ class Outbox:
     def take(self) -> LogBatch | None:
         """The next batch; the same one until `taken` says that it is in the log."""
         if self._taken is None and self._waiting:
+            self._batches += 1
             events, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
             self._taken = LogBatch(
                 key=self._key,
                 epoch=self.epoch,
-                writer=new_id("w_"),
+                # As unique as a new id, and free: nobody else has this fence of this turn.
+                writer=f"{self._turn_id}/{self._fence}/{self._batches}",
                 events=events,
                 turn_id=self._turn_id,
                 fence=self._fence,
