@@ -320,7 +320,7 @@ class Connection:
     async def _submit(self, principal: Principal, frame: SendMessage | CallTool, work: Awaitable[Receipt]) -> None:
         """A frame that stores something and subscribes its sender. The reader is held back until the `ack` is out."""
         key = self._services.conversations.key(principal, frame.context_id, frame.id)
-        reader = self._readers.get(key.id)
+        reader = self._reader(key.id)
         if reader is not None:
             await self._settle_with(reader, frame.id, work)
             return
@@ -347,7 +347,7 @@ class Connection:
         return None
 
     async def _settle(self, frame: AnswerTool | ApproveTool | Cancel, work: Awaitable[Receipt]) -> None:
-        await self._settle_with(self._readers.get(frame.context_id), frame.id, work)
+        await self._settle_with(self._reader(frame.context_id), frame.id, work)
 
     async def _settle_with(self, reader: Reader | None, frame_id: str, work: Awaitable[Receipt]) -> None:
         if reader is not None:
@@ -370,6 +370,14 @@ class Connection:
         )
 
     # ---- following
+
+    def _reader(self, context_id: str) -> Reader | None:
+        """The reader of a context, unless the context was deleted under it: one of the same id is another."""
+        reader = self._readers.get(context_id)
+        if reader is not None and reader not in reader.feed.readers:
+            del self._readers[context_id]
+            return None
+        return reader
 
     async def _start(self, context_id: str, cursor: str | None) -> Start:
         principal = self._principal
