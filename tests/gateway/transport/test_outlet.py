@@ -99,6 +99,7 @@ async def test_signs_of_life() -> None:
         before = app.outlet.last_seen
         app.outlet.ping()
         assert await client.frame() == (PING, b"")
+        await asyncio.sleep(0.01)  # uvloop's clock counts milliseconds
         client.writer.write(frame(PONG, b""))
         await until(lambda: app.outlet.last_seen > before)
 
