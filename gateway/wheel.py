@@ -23,7 +23,7 @@ class Wheel:
 
     def after(self, delay: float, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` once; the answer cancels it. A callback waits once at a time in a slot."""
-        slot = self._now + max(1, round(delay / self._tick + 0.5))
+        slot = self._now + max(0, int(delay / self._tick)) + 1
         waiting = self._slots.setdefault(slot, {})
         waiting[callback] = None
 
@@ -35,7 +35,10 @@ class Wheel:
     def turn(self) -> None:
         """One tick has gone by."""
         self._now += 1
-        for callback in list(self._slots.pop(self._now, ())):
+        waiting = self._slots.pop(self._now, {})
+        for callback in list(waiting):
+            if callback not in waiting:
+                continue  # one before it, of this very tick, cancelled it
             try:
                 callback()
             except Exception:  # noqa: BLE001 - the boundary to callbacks: one that fails must not stop everybody's heartbeat

@@ -32,8 +32,8 @@ _OWNED = (TurnState.RUNNING, TurnState.ENDED)
 
 
 class _Context:
-    def __init__(self, key: ContextKey) -> None:
-        self.record = ContextRecord(key=key, epoch=0, created_at=0, updated_at=0)
+    def __init__(self, key: ContextKey, epoch: int) -> None:
+        self.record = ContextRecord(key=key, epoch=epoch, created_at=0, updated_at=0)
         self.rows: dict[str, EventRow] = {}
         self.stored_at: dict[str, float] = {}
         self.turns: dict[str, Turn] = {}
@@ -50,6 +50,7 @@ class ReferenceStore:
     def __init__(self) -> None:
         self._contexts: dict[ContextKey, _Context] = {}
         self._order = 0
+        self._first_epoch = 0  # above that of every context that was deleted
 
     def turns(self) -> list[Turn]:
         return [turn for context in self._contexts.values() for turn in context.turns.values()]
@@ -96,6 +97,14 @@ class ReferenceStore:
     def _set(self, context: _Context, turn_id: str, **changes: object) -> None:
         context.turns[turn_id] = replace(context.turns[turn_id], **changes)
 
+    def _duplicate(self, context: _Context, event: NewEvent) -> Accepted | None:
+        known = context.rows.get(event.id)
+        if known is None:
+            return None
+        if known.type != event.type:
+            raise IdTaken(event.id)
+        return Accepted(duplicate=True, turn_id=known.turn_id)
+
     def _wake(self, context: _Context, turn_id: str) -> bool:
         if context.turns[turn_id].state is TurnState.PARKED:
             self._set(context, turn_id, state=TurnState.RUNNING, runner=None)
@@ -115,7 +124,7 @@ class ReferenceStore:
         await asyncio.sleep(0)
         if key in self._contexts:
             return False
-        self._contexts[key] = _Context(key)
+        self._contexts[key] = _Context(key, self._first_epoch)
         return True
 
     async def get_context(self, key: ContextKey) -> ContextRecord | None:
@@ -132,7 +141,11 @@ class ReferenceStore:
 
     async def delete_context(self, key: ContextKey) -> bool:
         await asyncio.sleep(0)
-        return self._contexts.pop(key, None) is not None
+        context = self._contexts.pop(key, None)
+        if context is None:
+            return False
+        self._first_epoch = max(self._first_epoch, context.record.epoch + 1)
+        return True
 
     async def raise_epoch(self, key: ContextKey, expected: int) -> tuple[int, int] | None:
         context = await self._context(key)
@@ -153,18 +166,17 @@ class ReferenceStore:
     ) -> Accepted:
         await asyncio.sleep(0)
         created = key not in self._contexts
-        context = self._contexts.get(key) or _Context(key)
-        known = context.rows.get(event.id)
+        context = self._contexts.get(key) or _Context(key, self._first_epoch)
+        known = self._duplicate(context, event)
         if known is not None:
-            if known.type != event.type:
-                raise IdTaken
-            return Accepted(duplicate=True, turn_id=known.turn_id)
+            return known
         interrupted: str | None = None
         waiting = [t for t in context.turns.values() if t.kind == "message" and t.state in (*_ACTIVE, TurnState.QUEUED)]
-        if turn is not None and turn.kind == "message" and waiting:
-            if when_busy == "reject" or sum(t.state is TurnState.QUEUED for t in waiting) >= queue_length:
+        if turn is not None and turn.kind == "message":
+            queued = sum(t.state is TurnState.QUEUED for t in waiting)
+            if queued >= queue_length or (waiting and when_busy == "reject"):
                 raise Busy
-            if when_busy == "interrupt":
+            if waiting and when_busy == "interrupt":
                 context.front.insert(0, turn.id)
                 for active in [t for t in waiting if t.state in _ACTIVE]:
                     interrupted = active.id
@@ -186,10 +198,11 @@ class ReferenceStore:
 
     async def steer(self, key: ContextKey, turn_id: str, event: NewEvent) -> Accepted | None:
         context = await self._context(key)
-        if event.id in context.rows:
-            return Accepted(duplicate=True, turn_id=turn_id)
+        known = self._duplicate(context, event)
+        if known is not None:
+            return known
         turn = context.turns.get(turn_id)
-        if turn is None or turn.state not in _ACTIVE or turn.cancelled:
+        if turn is None or turn.kind != "message" or turn.state not in _ACTIVE or turn.cancelled:
             return None
         self._insert(context, event)
         context.foreign.add(event.id)
@@ -214,16 +227,17 @@ class ReferenceStore:
         self._order += 1
         context.cancels[id] = CancelRequest(id=id, turn_id=turn_id, call_id=call_id, order=self._order)
         if call_id is None and context.turns[turn_id].state in (*_ACTIVE, TurnState.QUEUED):
-            queued = context.turns[turn_id].state is TurnState.QUEUED
             self._set(context, turn_id, cancelled=True)
-            if queued:
+            if context.turns[turn_id].state is TurnState.QUEUED:
                 self._set(context, turn_id, state=TurnState.RUNNING, runner=None)
+                return Accepted(turn_id=turn_id, woken=True)
         return Accepted(turn_id=turn_id, woken=self._wake(context, turn_id))
 
     async def answer(self, key: ContextKey, event: NewEvent, session_id: str | None) -> Accepted:
         context = await self._context(key)
-        if event.id in context.rows:
-            return Accepted(duplicate=True, turn_id=event.turn_id)
+        known = self._duplicate(context, event)
+        if known is not None:
+            return known
         call = context.calls.get(event.answers or "")
         if call is None or call.runs_on != "client" or session_id not in (None, call.session_id):
             raise NotFound
@@ -235,8 +249,9 @@ class ReferenceStore:
 
     async def approve(self, key: ContextKey, event: NewEvent) -> Accepted:
         context = await self._context(key)
-        if event.id in context.rows:
-            return Accepted(duplicate=True, turn_id=event.turn_id)
+        known = self._duplicate(context, event)
+        if known is not None:
+            return known
         call = context.calls.get(event.decides or "")
         if call is None or not call.needs_approval:
             raise NotFound
@@ -254,8 +269,9 @@ class ReferenceStore:
     # -- what a turn's runner does
 
     async def active_turn(self, key: ContextKey) -> Turn | None:
-        context = await self._context(key)
-        return next((t for t in context.turns.values() if t.kind == "message" and t.state in _ACTIVE), None)
+        await asyncio.sleep(0)
+        turns = self._contexts[key].turns.values() if key in self._contexts else ()
+        return next((t for t in turns if t.kind == "message" and t.state in _ACTIVE), None)
 
     async def next_turn(self, key: ContextKey) -> Turn | None:
         await asyncio.sleep(0)
@@ -331,7 +347,8 @@ class ReferenceStore:
         if self._unseen(context, turn_id, seen):
             return False
         self._write(context, events)
-        self._set(context, turn_id, state=TurnState.ENDED)
+        if context.turns[turn_id].state is not TurnState.DONE:
+            self._set(context, turn_id, state=TurnState.ENDED)
         return True
 
     def _unseen(self, context: _Context, turn_id: str, seen: int) -> bool:
@@ -399,7 +416,7 @@ class ReferenceStore:
             found += [t for t in context.turns.values() if t.kind == "tool" and t.state is TurnState.QUEUED]
             following = self._next(context)
             found += [following] if following is not None else []
-        return found[:limit]
+        return sorted(found, key=lambda turn: turn.created_at)[:limit]
 
     # -- reading
 
