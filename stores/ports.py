@@ -147,7 +147,7 @@ class ContextStore(Protocol):
         """Store a cancel under the frame's id; the same id again is a `duplicate`. Without turn and call it means the
         "message" turn that is RUNNING or PARKED now, and nothing where there is none. A whole turn is marked
         `cancelled`; a queued or parked one becomes RUNNING without runner. What has ended is left alone. Raises
-        NotFound where the context, the named turn or call does not exist."""
+        NotFound where the context, the named turn or call does not exist, or the call is of another turn."""
         ...
 
     async def answer(self, key: ContextKey, event: NewEvent, session_id: str | None) -> Accepted:
@@ -200,8 +200,8 @@ class ContextStore(Protocol):
 
     async def end_turn(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent], seen: int) -> bool:
         """Store the turn's last events, `turn_end` among them, as `write` does, and make it ENDED; False, and nothing
-        stored, where a steering message or a cancel of the turn with an `order` above `seen` is there. Raises
-        Fenced."""
+        stored, where a cancel of the turn, or an event of it that the runner did not write (as in `park`), with an
+        `order` above `seen` is there. Raises Fenced."""
         ...
 
     async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:

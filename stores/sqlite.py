@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -297,6 +298,6 @@ def _decode_token(text: str) -> tuple[float, str]:
         moment, separator, id = base64.b64decode(text.encode(), b"-_", validate=True).decode().partition(" ")
     except (binascii.Error, UnicodeError) as error:
         raise ValueError("not a token of a page") from error
-    if not separator:
+    if not separator or not math.isfinite(float(moment)):
         raise ValueError("not a token of a page")
     return float(moment), id

@@ -107,7 +107,7 @@ def cancel(db: sqlite3.Connection, key: ContextKey, id: str, turn_id: str | None
         return Accepted(duplicate=True, turn_id=known[0])
     if call_id is not None:
         call = find_call(db, cid, call_id)
-        if call is None:
+        if call is None or turn_id not in (None, call.turn_id):
             raise NotFound(call_id)
         turn_id = call.turn_id
     elif turn_id is None:

@@ -213,7 +213,7 @@ class ReferenceStore:
         if id in context.cancels:
             return Accepted(duplicate=True, turn_id=context.cancels[id].turn_id or None)
         if call_id is not None:
-            if call_id not in context.calls:
+            if call_id not in context.calls or turn_id not in (None, context.calls[call_id].turn_id):
                 raise NotFound(call_id)
             turn_id = context.calls[call_id].turn_id
         elif turn_id is None:

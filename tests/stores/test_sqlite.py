@@ -1,4 +1,4 @@
-"""What only the SQLite store does: files, schema versions, pages, sessions, keys, and batches that fail."""
+"""What only the SQLite store does: files, schema versions, and batches that fail."""
 
 from __future__ import annotations
 
@@ -11,125 +11,19 @@ import pytest
 
 from stores.connect import StoreUrlError, migrate, open_store
 from stores.ports import Busy, Unavailable
-from stores.records import ContextKey, KeyRecord, NewEvent, NewTurn, SessionRecord
+from stores.records import ContextKey, NewEvent, NewTurn
 from stores.sqlite import SqliteStore
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: Clock) -> AsyncGenerator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "store.db", clock=clock)
+async def store(tmp_path: Path) -> AsyncGenerator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path / "store.db")
     yield opened
     await opened.close()
 
 
 def event(id: str, type: str = "message") -> NewEvent:
     return NewEvent(id=id, type=type, body=b"{}")
-
-
-# ---- contexts
-
-
-async def test_contexts_are_listed_newest_first_in_pages(store: SqliteStore, clock: Clock) -> None:
-    for number in range(5):
-        clock.now += 1
-        await store.create_context(ContextKey("ann", f"c{number}"), f"title {number}", None)
-    await store.create_context(ContextKey("bob", "his"), None, None)
-    clock.now += 1
-    await store.submit(ContextKey("ann", "c1"), event("m"), None)
-    listed: list[str] = []
-    after: str | None = None
-    while True:
-        page, after = await store.list_contexts("ann", after, 2)
-        listed += [record.key.id for record in page]
-        if after is None:
-            break
-    assert listed == ["c1", "c4", "c3", "c2", "c0"]
-
-
-@pytest.mark.parametrize("token", ["", "nonsense", "eA==", "ä", "eCB5"])
-async def test_a_wrong_token_of_a_page_is_a_value_error(store: SqliteStore, token: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the port promises no more
-        await store.list_contexts("ann", token, 2)
-
-
-async def test_titles_and_metadata_change_one_by_one(store: SqliteStore) -> None:
-    key = ContextKey("ann", "c")
-    await store.create_context(key, "old", b'{"a":1}')
-    await store.update_context(key, "new", None, event("ctx_1", "context"))
-    await store.update_context(key, None, b'{"a":2}', event("ctx_2", "context"))
-    record = await store.get_context(key)
-    assert record is not None
-    assert (record.title, record.metadata) == ("new", b'{"a":2}')
-    assert [row.id for row, _ in await store.unsequenced(key)] == ["ctx_1", "ctx_2"]
-
-
-async def test_a_new_context_begins_above_the_epochs_of_a_deleted_one(store: SqliteStore) -> None:
-    key = ContextKey("ann", "c")
-    await store.create_context(key, None, None)
-    await store.raise_epoch(key, 0)
-    await store.delete_context(key)
-    await store.create_context(key, None, None)
-    record = await store.get_context(key)
-    assert record is not None
-    assert record.epoch > 1
-
-
-# ---- sessions
-
-
-async def test_sessions_are_kept_until_they_expire(store: SqliteStore) -> None:
-    session = SessionRecord(
-        id="s", owner="ann", attempt=3, expires_at=50, tools=b"[1]", contexts=("a", "b"), holder="i"
-    )
-    await store.put_session(session)
-    assert await store.get_session("s", 49) == session
-    assert await store.get_session("s", 50) is None
-    assert await store.get_session("other", 0) is None
-    assert await store.delete_expired_sessions(49) == 0
-    assert await store.delete_expired_sessions(50) == 1
-    assert await store.get_session("s", 0) is None
-
-
-async def test_sessions_with_tools_come_last_put_first(store: SqliteStore) -> None:
-    for name, tools in (("a", b"[1]"), ("b", b"[]"), ("c", b"[2]")):
-        await store.put_session(SessionRecord(id=name, owner="ann", attempt=0, expires_at=50, tools=tools))
-    await store.put_session(SessionRecord(id="x", owner="bob", attempt=0, expires_at=50, tools=b"[1]"))
-    await store.put_session(SessionRecord(id="a", owner="ann", attempt=1, expires_at=50, tools=b"[3]"))
-    assert [(s.id, s.tools) for s in await store.sessions_of("ann", 0)] == [("a", b"[3]"), ("c", b"[2]")]
-    assert await store.sessions_of("ann", 50) == []
-
-
-# ---- keys
-
-
-async def test_keys_are_found_by_digest_listed_and_revoked_once(store: SqliteStore) -> None:
-    keys = [
-        KeyRecord(id=f"k{n}", digest=bytes([n]) * 32, tenant="t", subject="ann", role=None, created_at=n)
-        for n in range(2)
-    ]
-    for key in reversed(keys):
-        await store.add_key(key)
-    assert await store.list_keys() == keys
-    assert await store.find_key(bytes([1]) * 32) == keys[1]
-    assert await store.find_key(b"\xff" * 32) is None
-    assert await store.revoke_key("k1", 9.0) is True
-    assert await store.revoke_key("k1", 10.0) is False
-    assert await store.revoke_key("nothing", 10.0) is False
-    revoked = await store.find_key(bytes([1]) * 32)
-    assert revoked is not None
-    assert revoked.revoked_at == 9.0
 
 
 # ---- the file

@@ -340,6 +340,9 @@ async def test_a_cancel_of_what_does_not_exist_is_not_found(any_store: ContextSt
         await any_store.cancel(A, "x1", "unknown", None)
     with pytest.raises(NotFound):
         await any_store.cancel(A, "x1", None, "unknown")
+    await any_store.write(A, "a", 1, [tool_call("c1", "a")])
+    with pytest.raises(NotFound):
+        await any_store.cancel(A, "x1", "unknown", "c1")
     assert (await rows_of(any_store, A)).cancels == []
 
 
