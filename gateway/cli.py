@@ -16,7 +16,8 @@ import typer
 from gateway.auth.jwt import JwtVerifier
 from gateway.auth.jwt_keys import JwtConfigError
 from gateway.cli_keys import keys
-from gateway.doctor import examine
+from gateway.doctor import Finding, examine
+from gateway.listening import check_address, check_tls
 from gateway.models.settings import ModelSettingsError
 from gateway.settings import Settings, SettingsError, check_exposure, load_settings
 from gateway.tools.registry import RegistryError
@@ -58,6 +59,8 @@ def serve(
     sys.path.insert(0, os.getcwd())  # modules of tools lie beside the settings
     settings = _settings(config, data, {"server.host": host, "server.port": port, "server.workers": workers})
     check_exposure(settings)
+    check_tls(settings)
+    check_address(settings)
     _run(migrate_store(settings.store.url))
     raise typer.Exit(run(settings, Gateway(settings)))
 
@@ -90,8 +93,12 @@ def migrate(config: Config = None, data: Data = None) -> None:
 def doctor(config: Config = None, data: Data = None) -> None:
     """Check settings, store, models and tools, and say what to do."""
     sys.path.insert(0, os.getcwd())
-    settings = _settings(config, data)
-    findings = _run(examine(settings))
+    try:
+        findings = _run(examine(_settings(config, data)))
+    except SettingsError as error:
+        findings = [Finding("settings", False, str(error))]
+    else:
+        findings.insert(0, Finding("settings", True, "can be read"))
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.ok else 'fail'}  {finding.what}: {finding.words}")
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)

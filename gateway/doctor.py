@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from gateway.auth.jwt import JwtVerifier
+from gateway.auth.jwt_keys import JwtConfigError
+from gateway.listening import check_tls
 from gateway.models.registry import build_models
 from gateway.models.settings import ModelSettingsError
 from gateway.settings import Settings, SettingsError, check_exposure
+from gateway.tools.builtin import TOOLS
 from gateway.tools.registry import RegistryError, ToolRegistry
 from stores.connect import StoreUrlError, open_store
-from stores.ports import Unavailable
+from stores.ports import StoreError
 
 __all__ = ["Finding", "examine"]
 
@@ -22,13 +26,16 @@ class Finding(Struct, frozen=True):
 
 async def examine(settings: Settings) -> list[Finding]:
     """One finding for each part; the settings themselves were read before."""
-    return [_exposure(settings), await _store(settings), *await _models(settings), _tools(settings)]
+    return [await _access(settings), await _store(settings), *await _models(settings), _tools(settings)]
 
 
-def _exposure(settings: Settings) -> Finding:
+async def _access(settings: Settings) -> Finding:
     try:
         check_exposure(settings)
-    except SettingsError as error:
+        check_tls(settings)
+        if settings.auth.jwt is not None:
+            await JwtVerifier(settings.auth.jwt).close()
+    except (SettingsError, JwtConfigError) as error:
         return Finding("access", False, str(error))
     how = "local mode, this machine only" if settings.local else "API keys" + (" and tokens" * bool(settings.auth.jwt))
     return Finding("access", True, f"{how}, on {settings.server.host}:{settings.server.port}")
@@ -37,10 +44,14 @@ def _exposure(settings: Settings) -> Finding:
 async def _store(settings: Settings) -> Finding:
     try:
         store = await open_store(settings.store.url)
-    except (StoreUrlError, Unavailable) as error:
+    except StoreUrlError as error:
+        return Finding("store", False, str(error))
+    except StoreError as error:
         return Finding("store", False, f"{error}; is the folder there, and writable?")
     try:
         keys = [key for key in await store.list_keys() if key.revoked_at is None]
+    except StoreError as error:
+        return Finding("store", False, str(error))
     finally:
         await store.close()
     return Finding("store", True, f"opens; {len(keys)} API keys are active")
@@ -60,9 +71,13 @@ async def _models(settings: Settings) -> list[Finding]:
 
 
 def _tools(settings: Settings) -> Finding:
-    registry = ToolRegistry()
+    registry = ToolRegistry(TOOLS)
     try:
         registry.load(settings.tools.modules)
     except RegistryError as error:
         return Finding("tools", False, str(error))
-    return Finding("tools", True, ", ".join(tool.name for tool in registry) or "the built-in ones only")
+    # The operator's own modules may raise anything while they are imported; `serve` shows the traceback.
+    except Exception as error:  # noqa: BLE001
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        return Finding("tools", False, f"a module of tools.modules can't be imported: {words}")
+    return Finding("tools", True, ", ".join(tool.name for tool in registry))

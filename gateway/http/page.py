@@ -29,9 +29,17 @@ def page_routes(tickets: Tickets, authenticator: Authenticator, settings: Settin
     async def page(request: Request) -> Response:
         token: str | None = None
         ticket = request.query_params.get("ticket")
-        if ticket is not None and authenticator.local_token is not None and await tickets.redeem(ticket) == LOCAL:
-            token = authenticator.local_token
-        facts = {"version": version("tidegate"), "models": models, "local": settings.local, "token": token}
+        # HEAD shows no page, so it must not use the ticket up.
+        local = authenticator.local_token if request.method == "GET" else None
+        if ticket is not None and local is not None and await tickets.redeem(ticket) == LOCAL:
+            token = local
+        facts = {
+            "version": version("tidegate"),
+            "models": models,
+            "local": settings.local,
+            "tokens": settings.auth.jwt is not None,
+            "token": token,
+        }
         # `<` would let a text end the script element.
         data = orjson.dumps(facts).decode().replace("<", "\\u003c")
         nonce = secrets.token_urlsafe(16)

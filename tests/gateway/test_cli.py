@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,48 @@ def test_the_doctor_finds_what_is_missing(tmp_path: Path) -> None:
     assert "no_such" in ill.stdout
 
 
+def told_by_the_doctor(folder: Path, config: str) -> list[str]:
+    examined = tidegate(folder, "doctor", config=config)
+    assert examined.returncode == 1
+    assert examined.stderr == ""
+    return [line for line in examined.stdout.splitlines() if line.startswith("fail")]
+
+
+def test_the_doctor_reads_the_settings_first(tmp_path: Path) -> None:
+    (line,) = told_by_the_doctor(tmp_path, "[server]\nprot = 1\n")
+    assert "server.prot" in line
+
+
+def test_the_doctor_tries_the_key_of_tokens(tmp_path: Path) -> None:
+    (line,) = told_by_the_doctor(tmp_path, '[auth.jwt]\nkey = "short"\n')
+    assert "auth.jwt.key" in line
+
+
+def test_the_doctor_tries_the_certificate(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pem"
+    (line,) = told_by_the_doctor(tmp_path, f'[server]\ntls_cert = "{missing}"\ntls_key = "{missing}"\n')
+    assert f"server.tls_cert: {missing}" in line
+    text = tmp_path / "text.pem"
+    text.write_text("no certificate")
+    (line,) = told_by_the_doctor(tmp_path, f'[server]\ntls_cert = "{text}"\ntls_key = "{text}"\n')
+    assert "expected PEM files" in line
+
+
+def test_the_doctor_tells_what_a_module_raises_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_tools.py").write_text('raise RuntimeError("two\\nlines")\n')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (line,) = told_by_the_doctor(tmp_path, '[tools]\nmodules = ["broken_tools"]\n')
+    assert line.endswith("RuntimeError: two lines")
+
+
+def test_the_doctor_knows_the_names_that_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "from gateway.tools.native import tool\n\n\n@tool\ndef calculator(x: int) -> int:\n    return x\n"
+    (tmp_path / "second_tools.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (line,) = told_by_the_doctor(tmp_path, '[tools]\nmodules = ["second_tools"]\n')
+    assert "calculator" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "config", "words"),
     [
@@ -84,6 +127,10 @@ def test_the_doctor_finds_what_is_missing(tmp_path: Path) -> None:
         (["serve"], '[store]\nurl = "mysql://x"\n', "sqlite:///FILE"),
         (["serve"], '[models.x]\nprovider = "nobody"\n', "models.x.provider"),
         (["serve"], '[tools]\nmodules = ["no_such_module"]\n', "no_such_module"),
+        (["serve"], '[auth.jwt]\nkey = "short"\n', "auth.jwt.key"),
+        (["serve"], '[server]\ntls_cert = "no.pem"\ntls_key = "no.pem"\n', "server.tls_cert"),
+        (["serve", "--host", "no-such-host.invalid"], "[auth]\nlocal = false\n", "server.host"),
+        (["token", "--subject", "ann", "--role", "x"], f'[auth.jwt]\nkey = "{SECRET}"\n', "roles_claim"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(tmp_path: Path, arguments: list[str], config: str, words: str) -> None:
@@ -92,3 +139,20 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, arguments: list[str],
     assert words in refused.stderr
     assert "Traceback" not in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = tidegate(tmp_path, "serve", "--port", str(port))
+    assert refused.returncode == 1
+    assert f"127.0.0.1:{port} is taken" in refused.stderr
+    assert "--port" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    refused = tidegate(tmp_path, "keys", "list")
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
