@@ -46,7 +46,7 @@ from gateway.wheel import Wheel
 from protocol.frames import Limits
 from protocol.ids import new_id
 from stores.connect import Store, open_store
-from stores.memory import MemoryBus, MemoryCache, MemoryHeartbeats, MemoryLog
+from stores.memory import MemoryCache, MemoryHeartbeats, MemoryLog
 from stores.ports import ContextStore, EventLog, Unavailable
 
 __all__ = ["Gateway", "create_app"]
@@ -100,7 +100,7 @@ class Gateway:
         try:
             self._assemble(store)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work) for work in await self._tasks(store)]
+                tasks = [group.create_task(work) for work in await self._tasks()]
                 try:
                     yield
                 finally:
@@ -134,7 +134,6 @@ class Gateway:
         contexts: ContextStore = timed(store, stats.store_seconds)
         log: EventLog = timed(MemoryLog(max_bytes=settings.log.max_bytes, ttl=settings.log.ttl), stats.log_seconds)
         self._heartbeats = MemoryHeartbeats()
-        self._bus = MemoryBus()
         self._recorder = Recorder(contexts, log)
         self._publisher = Publisher(log, settings.log.flush_ms / 1000)
         self._epochs = Epochs(contexts, log, self._recorder.note)
@@ -173,13 +172,13 @@ class Gateway:
         self._door = Door(self._connections(conversations), authenticator, settings.server.origins)
         self._observe()
         guard = Guard(authenticator)
-        page: list[BaseRoute] = [*page_routes(self._tickets, authenticator, settings)]
-        self.app.router.routes = [
+        served: list[BaseRoute] = [
             WebSocketRoute("/v1/ws", self._door),
             *context_routes(guard, Contexts(contexts, log, self._epochs, self._hub), limits.max_frame_bytes),
-            *ops_routes(guard, self._tickets, routes, stats, lambda: self._ready(contexts, log)),
-            *page,
+            *ops_routes(guard, self._tickets, routes, stats, lambda: self._ready(contexts)),
+            *page_routes(self._tickets, authenticator, settings),
         ]
+        self.app.router.routes = served
 
     def _connections(self, conversations: Conversations) -> Services:
         limits = self.settings.limits
@@ -205,7 +204,7 @@ class Gateway:
             version=version("tidegate"),
         )
 
-    async def _tasks(self, store: Store) -> list[Coroutine[None, None, None]]:
+    async def _tasks(self) -> list[Coroutine[None, None, None]]:
         # Nobody may judge this instance dead before its first beat.
         await self._heartbeats.beat(self.instance, 5.0)
         return [
@@ -227,7 +226,7 @@ class Gateway:
                 _log.warning("expired sessions were not deleted", reason=str(error))
             await asyncio.sleep(_SWEEP_SECONDS)
 
-    async def _ready(self, store: ContextStore, log: EventLog) -> str | None:
+    async def _ready(self, store: ContextStore) -> str | None:
         try:
             async with asyncio.timeout(2):
                 await store.turns_to_run((self.instance,), 1)

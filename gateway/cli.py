@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import orjson
 import typer
@@ -16,10 +13,11 @@ import typer
 from gateway.auth.jwt import JwtVerifier
 from gateway.auth.jwt_keys import JwtConfigError
 from gateway.cli_keys import keys
+from gateway.cli_options import Config, Data, settings_of
 from gateway.doctor import Finding, examine
 from gateway.listening import check_address, check_tls
 from gateway.models.settings import ModelSettingsError
-from gateway.settings import Settings, SettingsError, check_exposure, load_settings
+from gateway.settings import SettingsError, check_exposure
 from gateway.tools.registry import RegistryError
 from protocol.schema import json_schema, typescript
 from stores.connect import StoreUrlError
@@ -28,7 +26,6 @@ from stores.ports import StoreError
 
 __all__ = ["app", "main"]
 
-_T = TypeVar("_T")
 _REFUSALS = (SettingsError, JwtConfigError, ModelSettingsError, RegistryError, StoreUrlError, StoreError, OSError)
 
 app = typer.Typer(
@@ -38,9 +35,6 @@ app = typer.Typer(
     help="A gateway between chat clients and language models that loses no token.",
 )
 app.add_typer(keys, name="keys")
-
-Config = Annotated[Path | None, typer.Option(help="Settings; default: tidegate.toml, if it is there.")]
-Data = Annotated[Path | None, typer.Option(help="The folder of the default SQLite file.")]
 
 
 @app.command()
@@ -57,11 +51,12 @@ def serve(
     from gateway.serve import serve as run
 
     sys.path.insert(0, os.getcwd())  # modules of tools lie beside the settings
-    settings = _settings(config, data, {"server.host": host, "server.port": port, "server.workers": workers})
+    settings = settings_of(config, data, {"server.host": host, "server.port": port, "server.workers": workers})
     check_exposure(settings)
     check_tls(settings)
     check_address(settings)
-    _run(migrate_store(settings.store.url))
+    # Here too, so that a store that can't be used is one line, before anything listens.
+    asyncio.run(migrate_store(settings.store.url))
     raise typer.Exit(run(settings, Gateway(settings)))
 
 
@@ -75,7 +70,7 @@ def token(
     data: Data = None,
 ) -> None:
     """Print a JSON Web Token signed by the key of [auth.jwt], for trying out."""
-    settings = _settings(config, data)
+    settings = settings_of(config, data)
     if settings.auth.jwt is None:
         raise SettingsError("auth.jwt: expected a key to sign with; or make an API key with 'tidegate keys create'")
     verifier = JwtVerifier(settings.auth.jwt)
@@ -85,7 +80,7 @@ def token(
 @app.command()
 def migrate(config: Config = None, data: Data = None) -> None:
     """Bring the store's schema up to date."""
-    applied = _run(migrate_store(_settings(config, data).store.url))
+    applied = asyncio.run(migrate_store(settings_of(config, data).store.url))
     typer.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
 
 
@@ -94,7 +89,7 @@ def doctor(config: Config = None, data: Data = None) -> None:
     """Check settings, store, models and tools, and say what to do."""
     sys.path.insert(0, os.getcwd())
     try:
-        findings = _run(examine(_settings(config, data)))
+        findings = asyncio.run(examine(settings_of(config, data)))
     except SettingsError as error:
         findings = [Finding("settings", False, str(error))]
     else:
@@ -114,27 +109,12 @@ def schema(
     typer.echo(typescript() if ts else orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
 
 
-def _settings(config: Path | None, data: Path | None, flags: dict[str, object] | None = None) -> Settings:
-    return load_settings(config, os.environ, {"data": data, **(flags or {})})
-
-
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    return asyncio.run(work)
-
-
-@contextmanager
-def one_line() -> Generator[None]:
-    """What was refused is told without a traceback."""
+def main() -> None:
     try:
-        yield
+        app(prog_name="tidegate")
     except _REFUSALS as error:
         sys.stderr.write(f"tidegate: {error}\n")
         raise SystemExit(1) from None
-
-
-def main() -> None:
-    with one_line():
-        app(prog_name="tidegate")
 
 
 if __name__ == "__main__":

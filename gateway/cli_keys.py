@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from gateway.auth.api_keys import create_key
-from gateway.settings import load_settings
+from gateway.cli_options import Config, Data, settings_of
 from protocol.ids import rfc3339
 from stores.connect import Store, open_store
 from stores.records import KeyRecord
@@ -23,9 +22,6 @@ __all__ = ["keys"]
 _T = TypeVar("_T")
 
 keys = typer.Typer(no_args_is_help=True, help="API keys: made, listed, revoked.")
-
-Config = Annotated[Path | None, typer.Option(help="Settings; default: tidegate.toml, if it is there.")]
-Data = Annotated[Path | None, typer.Option(help="The folder of the default SQLite file.")]
 
 
 @keys.command()
@@ -64,7 +60,7 @@ def revoke(
 
 
 def _with_store(config: Path | None, data: Path | None, work: Callable[[Store], Awaitable[_T]]) -> _T:
-    settings = load_settings(config, os.environ, {"data": data})
+    settings = settings_of(config, data)
 
     async def run() -> _T:
         store = await open_store(settings.store.url)

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from types import FrameType
 
 import structlog
 import uvicorn
@@ -29,23 +28,19 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
         super().__init__(config)
         self._gateway = gateway
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._drain: asyncio.Task[None] | None = None
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         """As uvicorn's, but the exit status says that the end was asked for."""
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(name, self._stop)
+            loop.add_signal_handler(name, self._stop)
         try:
             yield
         finally:
             for name in (signal.SIGTERM, signal.SIGINT):
-                self._loop.remove_signal_handler(name)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._stop()
+                loop.remove_signal_handler(name)
 
     def _stop(self) -> None:
         if self._drain is None:

@@ -7,6 +7,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,7 +51,7 @@ class _Worker:
     """A thread with a connection of its own that carries out jobs in the order in which they came."""
 
     def __init__(self, path: Path, name: str, run: Callable[[sqlite3.Connection, list[_Job]], None]) -> None:
-        self._connection = _open(path)
+        self._connection = _connect(path)
         self._run = run
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -116,51 +117,49 @@ def migrate_file(path: Path) -> list[str]:
     """Bring the file to the newest schema, making it where it is missing; the names of what was applied."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = _open(path)
-    except (OSError, sqlite3.Error) as error:
-        raise Unavailable(f"{path}: {error}") from error
-    scripts = sorted(_MIGRATIONS.glob("*.sql"))
-    try:
-        # Without a transaction first: a file that is up to date is not to be locked.
-        if _version(connection) == len(scripts):
-            return []
-        connection.execute("BEGIN IMMEDIATE")
-        version = _version(connection)
-        if version > len(scripts):
-            raise StoreUrlError(f"{path} was made by a newer version of Tidegate: update this one")
-        for script in scripts[version:]:
-            for statement in script.read_text(encoding="utf-8").split(";\n"):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(scripts)}")
-        connection.execute("COMMIT")
-        return [script.stem for script in scripts[version:]]
-    except sqlite3.OperationalError as error:
+        with closing(_connect(path)) as connection:
+            return _migrate(connection, path)
+    except (OSError, sqlite3.OperationalError) as error:
         raise Unavailable(f"{path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise StoreUrlError(f"{path} is not an SQLite database: {error}") from error
-    finally:
-        connection.close()
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> list[str]:
+    # Kept in the file. Who finds it locked leaves it to whoever is at it, and waits for that below.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = WAL")
+    scripts = sorted(_MIGRATIONS.glob("*.sql"))
+    # Without a transaction first: a file that is up to date is not to be locked.
+    if _version(connection) == len(scripts):
+        return []
+    connection.execute("BEGIN IMMEDIATE")
+    version = _version(connection)
+    if version > len(scripts):
+        raise StoreUrlError(f"{path} was made by a newer version of Tidegate: update this one")
+    for script in scripts[version:]:
+        for statement in script.read_text(encoding="utf-8").split(";\n"):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {len(scripts)}")
+    connection.execute("COMMIT")
+    return [script.stem for script in scripts[version:]]
 
 
 def _version(connection: sqlite3.Connection) -> int:
     return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
         # What was acknowledged survives a power cut, not only a kill.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-    except sqlite3.NotSupportedError:
+    except sqlite3.Error:
         connection.close()
         raise
-    except sqlite3.DatabaseError:
-        # Locked, or no database: whoever uses the connection meets it again, and says so.
-        return connection
     return connection
 
 

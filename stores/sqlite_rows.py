@@ -116,9 +116,14 @@ def create_context(db: sqlite3.Connection, key: ContextKey, now: float) -> int:
     return row[0]
 
 
-def next_order(db: sqlite3.Connection, cid: int) -> int:
-    row = db.execute("UPDATE contexts SET next_order = next_order + 1 WHERE cid = ? RETURNING next_order", (cid,))
-    return row.fetchone()[0] - 1
+def next_order(db: sqlite3.Connection, cid: int, now: float = 0.0) -> int:
+    """A number for an event or a cancel, above those of all before it in the context, which is as new as `now`."""
+    row = db.execute(
+        "UPDATE contexts SET next_order = next_order + 1, updated_at = max(updated_at, ?) WHERE cid = ?"
+        " RETURNING next_order",
+        (now, cid),
+    ).fetchone()
+    return row[0] - 1
 
 
 # ---- events and cancels
@@ -126,14 +131,7 @@ def next_order(db: sqlite3.Connection, cid: int) -> int:
 
 def insert_event(db: sqlite3.Connection, cid: int, event: NewEvent, now: float, *, given: bool) -> int:
     """Store an event and what depends on it; its order. `given`: it does not come from the turn's runner."""
-    order: int = (
-        db.execute(
-            "UPDATE contexts SET next_order = next_order + 1, updated_at = max(updated_at, ?) WHERE cid = ?"
-            " RETURNING next_order",
-            (now, cid),
-        ).fetchone()[0]
-        - 1
-    )
+    order = next_order(db, cid, now)
     db.execute(
         "INSERT INTO events (cid, id, type, body, ord, turn_id, answers, given, stored_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

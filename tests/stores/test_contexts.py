@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -14,14 +13,11 @@ from tests.stores.context_stores import (
     ALL,
     NEWEST,
     Clock,
-    OpenStore,
     approval,
     end,
     epoch_of,
     ids,
     message,
-    open_reference,
-    open_sqlite,
     response,
     running,
     sequence,
@@ -31,27 +27,6 @@ from tests.stores.context_stores import (
 
 A, B, BOBS = ContextKey("t/ann", "conv_a"), ContextKey("t/ann", "conv_b"), ContextKey("t/bob", "conv_a")
 EMPTY = History([], [], has_more=False)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=[open_sqlite], ids=["sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[ContextStore]:
-    """Stores for use, with clocks, titles and pages."""
-    open_store: OpenStore = request.param
-    async with open_store(tmp_path, clock) as opened:
-        yield opened
-
-
-@pytest.fixture(params=[open_sqlite, open_reference], ids=["sqlite", "reference"])
-async def any_store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[ContextStore]:
-    """All stores, also those that are only for tests."""
-    open_store: OpenStore = request.param
-    async with open_store(tmp_path, clock) as opened:
-        yield opened
 
 
 def told(id: str) -> NewEvent:

@@ -47,8 +47,13 @@ async def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
 async def test_two_that_open_a_new_file_at_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
     stores = await asyncio.gather(*(open_store(url) for _ in range(4)))
+    key = ContextKey("ann", "c")
     for store in stores:
-        await store.create_context(ContextKey("ann", "c"), None, None)
+        await store.submit(key, event("m"), None)
+        assert await store.delete_context(key)
+        await store.create_context(key, None, None)
+        assert await store.unsequenced(key) == [], "what belonged to a context goes with it, whoever deletes it"
+        await store.delete_context(key)
         await store.close()
 
 

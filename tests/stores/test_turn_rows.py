@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,6 @@ from tests.stores.context_stores import (
     ALL,
     NEWEST,
     Clock,
-    OpenStore,
     approval,
     direct_call,
     end,
@@ -23,8 +20,6 @@ from tests.stores.context_stores import (
     epoch_of,
     ids,
     message,
-    open_reference,
-    open_sqlite,
     response,
     rows_of,
     running,
@@ -35,27 +30,6 @@ from tests.stores.context_stores import (
 )
 
 A, B = ContextKey("t/ann", "conv_a"), ContextKey("t/ann", "conv_b")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=[open_sqlite], ids=["sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[ContextStore]:
-    """Stores for use, with clocks."""
-    open_store: OpenStore = request.param
-    async with open_store(tmp_path, clock) as opened:
-        yield opened
-
-
-@pytest.fixture(params=[open_sqlite, open_reference], ids=["sqlite", "reference"])
-async def any_store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[ContextStore]:
-    """All stores, also those that are only for tests."""
-    open_store: OpenStore = request.param
-    async with open_store(tmp_path, clock) as opened:
-        yield opened
 
 
 async def last_order(store: ContextStore, turn_id: str = "a") -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,18 +12,6 @@ from gateway.core.fold import Transcript
 from protocol.frames import Delta, Message, Snapshot, ToolProgress, TurnEnd
 from tests.e2e.gateways import GatewayProcess
 from tests.gateway.cutting_proxy import cutting
-
-_CONFIG = """
-[models.demo]
-provider = "demo"
-delay = 2
-"""
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
-    async with GatewayProcess(tmp_path, config=_CONFIG) as process:
-        yield process
 
 
 def _answers(transcript: Transcript) -> list[str]:
