@@ -139,6 +139,8 @@ class SendMessage(_Frame, tag="message", frozen=True):
     resources: Annotated[list[str], Meta(max_length=64)] | None = None
     respond: bool = True
     when_busy: WhenBusy = "queue"
+    parent_id: Id | None = None
+    replaces: Id | None = None
     metadata: dict[str, Any] | None = None
 
 
@@ -212,12 +214,14 @@ class ErrorBody(_Struct, frozen=True):
 
 
 class Usage(_Struct, frozen=True):
-    """Tokens as the provider counted them; `input_tokens` includes the cached ones."""
+    """Tokens as the provider counted them; `input_tokens` includes the cached ones. `cached_responses` counts the steps
+    that were answered from the gateway's own cache, for which no provider was asked."""
 
     input_tokens: int
     output_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cached_responses: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -225,6 +229,7 @@ class Usage(_Struct, frozen=True):
             output_tokens=self.output_tokens + other.output_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            cached_responses=self.cached_responses + other.cached_responses,
         )
 
 
@@ -245,6 +250,8 @@ class Message(_Event, tag="message", kw_only=True, frozen=True):
     status: MessageStatus
     model: str | None = None
     usage: Usage | None = None
+    parent_id: str | None = None
+    replaces: str | None = None
     metadata: dict[str, Any] | None = None
 
 

@@ -28,10 +28,12 @@ __all__ = [
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):
-    """One step: `inputs` oldest first; every call in them is followed by its answer before anything else is said."""
+    """One step: `inputs` oldest first; every call in them is followed by its answer before anything else is said.
+    `owner` is the namespace of the principal who asks, for what may be kept for them alone."""
 
     inputs: Sequence[ModelInput]
     tools: Sequence[ToolSpec] = ()
+    owner: str = ""
 
 
 class TextPiece(Struct, frozen=True):
@@ -51,10 +53,12 @@ class CallReady(Struct, frozen=True):
 
 
 class Finish(Struct, frozen=True):
-    """The answer is over, and why: "stop" (also after calls), or "length" (the provider's limit). Always last."""
+    """The answer is over, and why: "stop" (also after calls), or "length" (the provider's limit). Always last.
+    `model` is the name of the one that answered, where it is another than was asked."""
 
     reason: Literal["stop", "length"]
     usage: Usage | None = None
+    model: str | None = None
 
 
 ModelPiece = TextPiece | CallReady | Finish

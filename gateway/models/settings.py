@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -31,6 +31,13 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     the environment variable that holds the key (absent: OPENAI_API_KEY without a `base_url`, no key with one); the
     sizes, in tokens; `timeouts`; `attempts`, how often a request is tried before its first piece; and `extra`, fields
     added to the body of every request.
+
+    Of every provider: `system` is said before each conversation; `strategy` is what happens to a conversation that is
+    longer than the window ("trim" leaves the oldest turns out, "summarise" puts a summary in their place); `fallback`
+    names models that are asked, in that order, where this one fails before its first piece; `concurrency` is how many
+    requests may be open at the provider at a time; `cache_seconds` is how long an answer is kept for the same request
+    (absent: not at all), for the same principal unless `cache_shared`; prices are of a million tokens, in whatever
+    currency budgets are counted in (absent: the cached price is the input price).
     """
 
     provider: str
@@ -44,3 +51,12 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     timeouts: Timeouts = Timeouts()
     attempts: _Positive = 4
     extra: dict[str, Any] = field(default_factory=dict[str, Any])
+    system: str | None = None
+    strategy: Literal["trim", "summarise"] = "trim"
+    fallback: tuple[str, ...] = ()
+    concurrency: _Positive | None = None
+    cache_seconds: _Seconds | None = None
+    cache_shared: bool = False
+    input_price: Annotated[float, Meta(ge=0)] = 0.0
+    output_price: Annotated[float, Meta(ge=0)] = 0.0
+    cached_price: Annotated[float, Meta(ge=0)] | None = None
