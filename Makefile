@@ -48,5 +48,6 @@ fmt: setup
 # Pin the newest releases that pyproject.toml allows.
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra openai --group dev --group build \
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
+		--extra openai --extra anthropic --extra ag-ui --extra tokens --group dev --group build \
 		--generate-hashes --no-annotate --upgrade --custom-compile-command "make lock" --quiet --output-file requirements.lock

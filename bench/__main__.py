@@ -1,4 +1,4 @@
-"""`python -m bench connect|stream`."""
+"""`python -m bench connect|stream|conversation`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from bench.client import Closed, Target
 from bench.connect import ConnectParameters, run_connect
+from bench.conversation import ConversationParameters, run_conversation
 from bench.machine import raise_file_limit
 from bench.process import GatewayFailed
 from bench.stream import StreamParameters, run_stream
@@ -66,6 +67,24 @@ def stream(
     target = _target(url, key, ticket, token)
     total = contexts * parameters.words
     _execute(lambda progress: run_stream(parameters, target, progress), total, contexts, output)
+
+
+@app.command()
+def conversation(
+    turns: Annotated[int, typer.Option("-n", "--turns", min=10, help="Turns, one after another.")] = 2000,
+    words: Annotated[int, typer.Option(min=1, help="Words of each message; the answer repeats them.")] = 40,
+    window: Annotated[int, typer.Option(min=64, help="Words that the model reads.")] = 4000,
+    url: Url = None,
+    key: Key = None,
+    ticket: Ticket = None,
+    token: Token = None,
+    output: Json = None,
+) -> None:
+    """One conversation that goes on and on, far beyond what the model reads: time to the first token along the way.
+    The gateway of --url must run the demo model without delay."""
+    parameters = ConversationParameters(turns=turns, words=words, window=window)
+    target = _target(url, key, ticket, token)
+    _execute(lambda progress: run_conversation(parameters, target, progress), turns, 1, output)
 
 
 def _target(url: str | None, key: str | None, ticket: str | None, token: str | None) -> Target | None:

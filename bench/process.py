@@ -31,6 +31,7 @@ local = false
 [models.demo]
 provider = "demo"
 delay = {delay_ms}
+{model}
 
 [limits]
 messages_per_minute = 1000000
@@ -51,10 +52,11 @@ class Gateway(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def gateway(target: Target | None, delay_ms: float) -> AsyncGenerator[Gateway]:
+async def gateway(target: Target | None, delay_ms: float, model: str = "") -> AsyncGenerator[Gateway]:
     """The gateway at `target`, or without one a new `tidegate serve` with a data directory and limits of its own.
 
-    `delay_ms` is the pace of its demo model, in milliseconds a word. Raises GatewayFailed.
+    `delay_ms` is the pace of its demo model, in milliseconds a word, `model` are more lines of its settings. Raises
+    GatewayFailed.
     """
     if target is not None:
         yield Gateway(target, None)
@@ -62,7 +64,7 @@ async def gateway(target: Target | None, delay_ms: float) -> AsyncGenerator[Gate
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as name:
         folder = Path(name)
         config = folder / "tidegate.toml"
-        config.write_text(_CONFIG.format(delay_ms=delay_ms))
+        config.write_text(_CONFIG.format(delay_ms=delay_ms, model=model))
         port = _free_port()
         with (folder / "gateway.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(

@@ -12,8 +12,9 @@ import typer
 
 from gateway.auth.jwt import JwtVerifier
 from gateway.auth.jwt_keys import JwtConfigError
+from gateway.chat.command import chat
 from gateway.cli_keys import keys
-from gateway.cli_options import Config, Data, settings_of
+from gateway.cli_options import Config, Data, Model, settings_of
 from gateway.doctor import Finding, examine
 from gateway.listening import check_address, check_tls
 from gateway.models.settings import ModelSettingsError
@@ -44,6 +45,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on; default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="The port; default 8000, 0 takes a free one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
+    model: Model = None,
 ) -> None:
     """Run the gateway until SIGTERM or SIGINT."""
     # Loaded here, so that the other commands start at once.
@@ -51,13 +53,17 @@ def serve(
     from gateway.serve import serve as run
 
     sys.path.insert(0, os.getcwd())  # modules of tools lie beside the settings
-    settings = settings_of(config, data, {"server.host": host, "server.port": port, "server.workers": workers})
+    flags = {"server.host": host, "server.port": port, "server.workers": workers, "model": model}
+    settings = settings_of(config, data, flags)
     check_exposure(settings)
     check_tls(settings)
     check_address(settings)
     # Here too, so that a store that can't be used is one line, before anything listens.
     asyncio.run(migrate_store(settings.store.url))
     raise typer.Exit(run(settings, Gateway(settings)))
+
+
+app.command()(chat)
 
 
 @app.command()

@@ -11,10 +11,14 @@ import typer
 
 from gateway.settings import Settings, load_settings
 
-__all__ = ["Config", "Data", "settings_of"]
+__all__ = ["Config", "Data", "Model", "settings_of"]
 
 Config = Annotated[Path | None, typer.Option(help="Settings; default: tidegate.toml, if it is there.")]
 Data = Annotated[Path | None, typer.Option(help="The folder of the default SQLite file.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="The default model: one of the settings, or 'local' or 'demo', which need none."),
+]
 
 
 def settings_of(config: Path | None, data: Path | None, flags: Mapping[str, object] | None = None) -> Settings:

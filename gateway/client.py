@@ -21,6 +21,8 @@ from gateway.client_errors import ClientError, Disconnected, Lost, Refused, Turn
 from gateway.client_events import Events
 from gateway.client_follow import PlainText, Restarted, TextDelta
 from gateway.client_link import Credentials, Link, Tokens
+from gateway.client_port import Open
+from gateway.client_websocket import over_websocket
 from gateway.core.fold import Transcript
 from gateway.tools.port import Tool
 from protocol.frames import (
@@ -56,6 +58,7 @@ __all__ = [
     "Turn",
     "TurnFailed",
     "connect",
+    "open_client",
 ]
 
 
@@ -88,21 +91,35 @@ async def connect(
     """
     if token is not None and credentials is not None:
         raise ValueError("either a token or credentials, not both")
+    options = Options(retries=retries, bound=bound, random=random)
+    async with open_client(
+        over_websocket(url, compression=compression, tls=tls),
+        Tokens(token, credentials),
+        tools,
+        options,
+        info=ClientInfo(name, version),
+        session_id=session_id,
+        open_timeout=open_timeout,
+    ) as client:
+        yield client
+
+
+@asynccontextmanager
+async def open_client(
+    open_channel: Open,
+    tokens: Tokens,
+    tools: Sequence[Tool],
+    options: Options,
+    *,
+    info: ClientInfo,
+    session_id: str | None,
+    open_timeout: float,
+) -> AsyncGenerator[Client]:
+    """`connect` over any channel."""
     failure: BaseException | None = None
     async with asyncio.TaskGroup() as group:
-        tokens = Tokens(token, credentials)
-        options = Options(retries=retries, bound=bound, random=random)
-        core = Core(group, tokens, tools, options, info=ClientInfo(name, version), session_id=session_id)
-        core.link = Link(
-            url,
-            core.state,
-            tokens,
-            core.retry,
-            core.carry_out,
-            core.after_frame,
-            compression=compression,
-            tls=tls,
-        )
+        core = Core(group, tokens, tools, options, info=info, session_id=session_id)
+        core.link = Link(open_channel, core.state, tokens, core.retry, core.carry_out, core.after_frame)
         running = group.create_task(core.run())
         try:
             await core.opened(open_timeout)
@@ -166,10 +183,13 @@ class Client:
         resources: Sequence[str] | None = None,
         respond: bool = True,
         when_busy: WhenBusy = "queue",
+        parent_id: str | None = None,
+        replaces: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Sent:
         """Store a message and have it answered. Without `context_id` a context is made; the same `id` again is the same
-        message."""
+        message. `parent_id` is the message that it comes after, `replaces` the one whose place it takes: an edited
+        message, or the same one for another answer."""
         frame = SendMessage(
             id=id or new_id("msg_"),
             content=content,
@@ -180,6 +200,8 @@ class Client:
             resources=list(resources) if resources is not None else None,
             respond=respond,
             when_busy=when_busy,
+            parent_id=parent_id,
+            replaces=replaces,
             metadata=metadata,
         )
         return await self._send(frame)

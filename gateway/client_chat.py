@@ -12,7 +12,7 @@ from gateway.client_errors import Lost
 from gateway.client_events import Events, Frame
 from gateway.client_follow import Restarted, TextDelta, TextFollower, TurnFollower
 from gateway.core.fold import Transcript
-from protocol.frames import Content, Snapshot, ToolResponse, TurnEnd
+from protocol.frames import Content, Message, Snapshot, ToolResponse, TurnEnd
 
 if TYPE_CHECKING:
     from gateway.client import Client
@@ -119,6 +119,18 @@ class Chat:
 
     def stream(self, content: Content, **options: Any) -> AsyncGenerator[str]:
         return self._client.stream(content, self.id, **options)
+
+    async def regenerate(self, message_id: str | None = None, **options: Any) -> Turn:
+        """Have a message of the user's answered once more (None: the last one of the path), as `ask` does. The answer
+        that it had stays in the log, on a branch of its own. Raises ValueError where the transcript holds no such
+        message."""
+        said = [event for event in self.transcript.path if isinstance(event, Message) and event.role == "user"]
+        if message_id is not None:
+            known = [event for event in self.transcript.events if isinstance(event, Message) and event.role == "user"]
+            said = [event for event in known if event.id == message_id]
+        if not said:
+            raise ValueError("there is no such message of the user's in what is known of the context")
+        return await self.ask(said[-1].content, replaces=said[-1].id, **options)
 
     async def call_tool(self, tool: str, parameters: dict[str, Any]) -> ToolResponse:
         return await self._client.call_tool(tool, parameters, self.id)

@@ -26,9 +26,9 @@ class Wait(Struct, frozen=True):
 
 
 class Stop(Struct, frozen=True):
-    """Don't connect again."""
+    """Don't connect again. `code` is a close code or an HTTP status, None where there was neither."""
 
-    code: int
+    code: int | None
     reason: str
 
 

@@ -162,11 +162,11 @@ class Connection:
                 self._services.hub.pump(reader)
 
     async def _wait_for_drain(self) -> None:
-        """Read nothing more from a client that does not read its answers."""
+        """Read nothing more from a client that does not read its answers, until it does, or it is gone."""
+        if self._outlet.unsent_since is None or self._machine.state is SessionState.CLOSED:
+            return  # the socket is over already: nothing will be told of it any more, except by `receive`
         self._drained = asyncio.Event()
-        while not self._outlet.writable and self._machine.state is not SessionState.CLOSED:
-            self._drained.clear()
-            await self._drained.wait()
+        await self._drained.wait()
         self._drained = None
 
     # ---- reading
@@ -176,6 +176,10 @@ class Connection:
         text = message.get("text")
         if text is None:
             self.close(1003)
+            return
+        if len(text) > self._services.limits.max_frame_bytes:
+            # Our own server refuses it before; a host's has a limit of its own.
+            self.close(1009)
             return
         now = time.monotonic()
         try:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
+from gateway.active_contexts import ActiveContexts
 from gateway.auth.principal import Principal
+from gateway.context_settings import ContextSettings, encode_settings
 from gateway.core.snapshot import complete_history
 from gateway.epochs import Epochs
 from gateway.hub import Hub
@@ -32,11 +34,14 @@ class EventPage(Struct, frozen=True):
 class Contexts:
     """All raise ProtocolError or StoreError; what is not one's own is not found."""
 
-    def __init__(self, store: ContextStore, log: EventLog, epochs: Epochs, hub: Hub) -> None:
+    def __init__(
+        self, store: ContextStore, log: EventLog, epochs: Epochs, hub: Hub, active: ActiveContexts | None = None
+    ) -> None:
         self._store = store
         self._log = log
         self._epochs = epochs
         self._hub = hub
+        self._active = active or ActiveContexts(store)
 
     def key(self, principal: Principal, context_id: str) -> ContextKey:
         if not is_id(context_id):
@@ -50,12 +55,18 @@ class Contexts:
             raise ProtocolError("invalid_frame", "after is what `next` of a page said", path="after") from error
 
     async def create(
-        self, principal: Principal, context_id: str | None, title: str | None, metadata: dict[str, object] | None
+        self,
+        principal: Principal,
+        context_id: str | None,
+        title: str | None,
+        metadata: dict[str, object] | None,
+        settings: ContextSettings | None = None,
     ) -> tuple[ContextRecord, bool]:
         """The context, and whether it is new: one that exists is left as it was."""
         key = ContextKey(principal.owner, context_id or new_id("conv_"))
         data = orjson.dumps(metadata) if metadata is not None else None
-        created = await self._store.create_context(key, title, data)
+        made = encode_settings(settings) if settings is not None else None
+        created = await self._store.create_context(key, title, data, made)
         return await self.read(key), created
 
     async def read(self, key: ContextKey) -> ContextRecord:
@@ -64,11 +75,31 @@ class Contexts:
             raise NotFound(key.id)
         return record
 
-    async def update(self, key: ContextKey, title: str | None, metadata: dict[str, object] | None) -> ContextRecord:
-        """Set what is given and tell the context's followers."""
-        event = new_event(ContextChanged(context_id=key.id, title=title, metadata=metadata))
+    async def update(
+        self,
+        key: ContextKey,
+        title: str | None,
+        metadata: dict[str, object] | None,
+        settings: ContextSettings | None = None,
+        pinned: Sequence[str] | None = None,
+    ) -> ContextRecord:
+        """Set what is given and tell the context's followers. `settings` come in place of those before, `pinned` (ids
+        of messages) of all that were pinned."""
+        changed = ContextChanged(
+            context_id=key.id,
+            title=title,
+            metadata=metadata,
+            settings=to_builtins(settings) if settings is not None else None,
+            pinned=list(pinned) if pinned is not None else None,
+        )
+        event = new_event(changed)
         data = orjson.dumps(metadata) if metadata is not None else None
-        await self._store.update_context(key, title, data, event)
+        set_to = encode_settings(settings) if settings is not None else None
+        try:
+            await self._store.update_context(key, title, data, event, settings=set_to, pins=pinned)
+        except NotFound:
+            await self.read(key)
+            raise ProtocolError("not_found", "one of these is no message of the context", path="pinned") from None
         await self._epochs.place(key, event.id)
         return await self.read(key)
 
@@ -82,6 +113,7 @@ class Contexts:
             last = LogEvent(event=event, body=encode(event), id=new_id("ctx_"))
             await self._log.append([LogBatch(key=key, epoch=head.epoch, writer=new_id("w_"), events=[last])])
         self._epochs.forget(key)
+        self._active.forget(key)
         await self._log.drop(key)
         await self._hub.close_context(key)
 

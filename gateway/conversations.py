@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from gateway.auth.principal import Principal
+from gateway.budgets import Budgets
 from gateway.core.policy import Policy
 from gateway.epochs import Epochs, Placed
 from gateway.models.port import ModelClient
@@ -77,6 +78,7 @@ class Conversations:
         policy: Policy,
         throttle: Throttle,
         queue_length: int = 100,
+        budgets: Budgets | None = None,
     ) -> None:
         self._store = store
         self._log = log
@@ -88,6 +90,7 @@ class Conversations:
         self._policy = policy
         self._throttle = throttle
         self._queue_length = queue_length
+        self._budgets = budgets
 
     # ---- messages and calls
 
@@ -95,6 +98,8 @@ class Conversations:
         """Store a message and, if it is to be answered, its turn."""
         await self._check_message(principal, frame)
         key = self.key(principal, frame.context_id, frame.id)
+        await self._check_place(key, frame)
+        await self._check_budget(principal, key, frame)
         await self._log.head(key)  # a log that is away refuses before anything is stored
         request = TurnRequest(
             tenant=principal.tenant,
@@ -222,6 +227,29 @@ class Conversations:
                     raise ProtocolError("not_found", "there is no such resource", path=f"content[{place}].uri")
         self._count(principal)
 
+    async def _check_place(self, key: ContextKey, frame: SendMessage) -> None:
+        """What the message names of the conversation must be a message of it (docs/protocol.md, Branches)."""
+        named = [(path, id) for path in ("parent_id", "replaces") if (id := getattr(frame, path)) is not None]
+        if not named:
+            return
+        path, id = named[0]
+        if len(named) > 1:
+            raise ProtocolError("invalid_frame", "a message names either parent_id or replaces", path=path)
+        if frame.when_busy == "steer":
+            raise ProtocolError("invalid_frame", "a steering message belongs to the turn that runs", path=path)
+        found = await self._store.find_event(key, id)
+        if found is None or found.type != "message" or id == frame.id:
+            raise ProtocolError("not_found", "there is no such message in the context", path=path)
+
+    async def _check_budget(self, principal: Principal, key: ContextKey, frame: SendMessage) -> None:
+        """A message that wants an answer needs a budget that is not used up, unless it was stored before: what is
+        sent again is acknowledged again, also where its own answer used the budget up."""
+        if self._budgets is None or not frame.respond:
+            return
+        refused = await self._budgets.check(principal)
+        if refused is not None and await self._store.find_event(key, frame.id) is None:
+            raise refused
+
     def _count(self, principal: Principal) -> None:
         wait = self._throttle.take(principal.owner)
         if wait:
@@ -265,6 +293,8 @@ def _message(frame: SendMessage, context_id: str, turn_id: str | None) -> NewEve
             role=frame.role,
             timestamp=rfc3339(frame.timestamp or datetime.now(UTC)),
             status="complete",
+            parent_id=frame.parent_id,
+            replaces=frame.replaces,
             metadata=frame.metadata,
         )
     )

@@ -7,7 +7,7 @@ from msgspec import Struct
 from gateway.auth.jwt import JwtVerifier
 from gateway.auth.jwt_keys import JwtConfigError
 from gateway.listening import check_tls
-from gateway.models.registry import build_models
+from gateway.models.registry import build_model
 from gateway.models.settings import ModelSettingsError
 from gateway.settings import Settings, SettingsError, check_exposure
 from gateway.tools.builtin import TOOLS
@@ -61,7 +61,7 @@ async def _models(settings: Settings) -> list[Finding]:
     findings: list[Finding] = []
     for name, spec in settings.models.items():
         try:
-            (model,) = build_models({name: spec}).values()
+            model = build_model(name, settings.models)
         except ModelSettingsError as error:
             findings.append(Finding(f"model {name}", False, str(error)))
             continue

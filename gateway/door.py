@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import parse_qsl
+
+from starlette.requests import HTTPConnection
 
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.origin import origin_allowed
@@ -15,9 +16,9 @@ from gateway.connection import Connection, Services
 from gateway.transport.fallback import AsgiOutlet
 from gateway.transport.port import OUTLET_EXTENSION, Outlet
 from protocol.codec import encode, error_frame
-from protocol.errors import CLOSE_CODES, ProtocolError
+from protocol.errors import CLOSE_CODES, ERRORS, ProtocolError
 
-__all__ = ["SUBPROTOCOL", "Door"]
+__all__ = ["SUBPROTOCOL", "Door", "refuse_upgrade"]
 
 SUBPROTOCOL = "tidegate.v1.json"
 
@@ -42,34 +43,34 @@ class Door:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        asked = HTTPConnection(scope)
         late: ProtocolError | None = None
         principal: Principal | None = None
         try:
-            self._check_origin(scope, headers)
-            query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-            principal = await self._authenticator.from_headers(headers, query)
+            self._check_origin(asked)
+            principal = await self._authenticator.from_connection(asked)
         except ProtocolError as error:
             # A browser can't read a refused upgrade, so what came in the URL is answered after it.
             if error.path is None or not error.path.startswith("query."):
-                await _refuse(scope, send, error)
+                await refuse_upgrade(scope, send, error)
                 return
             late = error
         offered = SUBPROTOCOL if SUBPROTOCOL in scope.get("subprotocols", ()) else None
         await send({"type": "websocket.accept", "subprotocol": offered})
         outlet = scope.get("extensions", {}).get(OUTLET_EXTENSION)
         if outlet is not None:
-            await self._serve(outlet, receive, principal, late)
+            await self.serve(outlet, receive, principal, late)
             return
         async with asyncio.TaskGroup() as group:
             plain = AsgiOutlet(send)
             writer = group.create_task(plain.run())
-            await self._serve(plain, receive, principal, late)
+            await self.serve(plain, receive, principal, late)
             writer.cancel()
 
-    async def _serve(
-        self, outlet: Outlet, receive: Receive, principal: Principal | None, late: ProtocolError | None
+    async def serve(
+        self, outlet: Outlet, receive: Receive, principal: Principal | None, late: ProtocolError | None = None
     ) -> None:
+        """Serve a client that was let in until it is gone; with `late`, tell it why it was not."""
         if late is not None or self._draining:
             if late is not None:
                 outlet.write_one(encode(error_frame(late)))
@@ -87,8 +88,8 @@ class Door:
             if not self._connections:
                 self._all_gone.set()
 
-    def _check_origin(self, scope: Message, headers: dict[str, str]) -> None:
-        scheme = "https" if scope.get("scheme") == "wss" else "http"
+    def _check_origin(self, asked: HTTPConnection) -> None:
+        headers, scheme = asked.headers, asked.scope.get("scheme", "ws")
         if not origin_allowed(headers.get("origin"), headers.get("host", ""), scheme, self._origins):
             raise ProtocolError("forbidden", "this origin is not allowed", path="headers.origin")
 
@@ -111,8 +112,9 @@ class Door:
                     await self._all_gone.wait()
 
 
-async def _refuse(scope: Message, send: Send, error: ProtocolError) -> None:
-    status = {"unauthenticated": 401, "forbidden": 403}.get(error.code, 503)
+async def refuse_upgrade(scope: Message, send: Send, error: ProtocolError) -> None:
+    """Answer an upgrade with the status of section 2, or with 403 where the server can't."""
+    status = ERRORS[error.code].http
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": 1008})
         return

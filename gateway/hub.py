@@ -261,6 +261,7 @@ class Hub:
             return []
         outlets = [reader.outlet for reader in feed.readers]
         feed.readers.clear()
+        feed.restart(feed.epoch, feed.head)  # sockets keep their readers, and these the feed: not what was in it
         if feed.stop is not None:
             await feed.stop()
         return outlets

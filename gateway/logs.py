@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
-from structlog.typing import ExcInfo
+from structlog.typing import EventDict, ExcInfo
 
-__all__ = ["configure_logs", "format_exception"]
+__all__ = ["configure_logs", "format_exception", "route_logs"]
 
 
 class _Patient:
@@ -44,10 +44,38 @@ class _Formatter(logging.Formatter):
     """For the libraries that log by the standard module."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class names it
-        text = io.StringIO()
-        if ei[1] is not None:
-            format_exception(text, ei)
-        return text.getvalue().rstrip()
+        return "" if ei[1] is None else _exception_text(ei)
+
+
+def route_logs() -> None:
+    """Within a host's application: hand every line to the standard library's `logging`, unless the host has configured
+    structlog itself. structlog's own default would print the locals of a traceback, and so what users say."""
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.processors.ExceptionRenderer(_exception_text),
+            _line,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
+_pairs = structlog.processors.KeyValueRenderer()
+
+
+def _line(logger: Any, name: str, fields: EventDict) -> str:
+    event, trace = fields.pop("event"), fields.pop("exception", None)
+    text = f"{event} {_pairs(logger, name, fields)}".rstrip()
+    return text if trace is None else f"{text}\n{trace}"
+
+
+def _exception_text(exc_info: ExcInfo) -> str:
+    text = io.StringIO()
+    format_exception(text, exc_info)
+    return text.getvalue().rstrip()
 
 
 def configure_logs() -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from protocol.frames import DurableEvent, TurnEnd
+from stores.records import NewUsage
 
 __all__ = ["Stats", "timed"]
 
@@ -27,6 +28,7 @@ class Stats:
         self.sockets = Gauge("tidegate_sockets", "Open sockets.", registry=self.registry)
         self._ended = Counter("tidegate_turns_ended", "Turns ended.", ["status"], registry=self.registry)
         self._fenced = Counter("tidegate_turns_fenced", "Turns lost to another runner.", registry=self.registry)
+        self._tokens = Counter("tidegate_tokens", "Tokens of model calls.", ["model", "kind"], registry=self.registry)
         self.takeovers = Counter("tidegate_takeovers", "Turns taken over.", registry=self.registry)
         self._first_token = Histogram(
             "tidegate_first_token_seconds",
@@ -51,6 +53,11 @@ class Stats:
     def turn_ended(self, event: DurableEvent) -> None:
         if isinstance(event, TurnEnd):
             self._ended.labels(event.status).inc()
+
+    def used(self, usage: NewUsage) -> None:
+        """A model call's figures; cached tokens are input tokens too, and those of reasoning output tokens."""
+        for kind in ("input", "output", "cached", "reasoning"):
+            self._tokens.labels(usage.model, kind).inc(getattr(usage, f"{kind}_tokens"))
 
     def fenced(self) -> None:
         self._fenced.inc()

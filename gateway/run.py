@@ -21,7 +21,8 @@ from gateway.core.turn_effects import (
     StopTool,
     Store,
 )
-from gateway.models.port import CallReady, ModelError, ModelPiece, TextPiece
+from gateway.metering import TurnMeter
+from gateway.models.port import CallReady, Finish, ModelError, ModelPiece, TextPiece
 from gateway.outbox import Outbox, live
 from gateway.patience import patiently
 from gateway.run_services import RunServices
@@ -40,6 +41,7 @@ __all__ = ["Run"]
 
 _log = structlog.get_logger(__name__)
 _POLL = 1.0
+_SHORTER = 8
 _ANY = 1 << 62
 
 
@@ -66,6 +68,8 @@ class Run:
         self._tools: dict[str, tuple[asyncio.Task[None], ToolContext]] = {}
         self._own: set[str] = set()
         self._seen = 0
+        self._meter = TurnMeter(services.meter, self.request.principal, turn.key, turn.id)
+        self.answered = False  # whether a message was, and its turn is over
 
     # ---- what others may ask
 
@@ -106,6 +110,7 @@ class Run:
         except* (Fenced, NotFound):
             _log.info("a turn was taken over or deleted", turn=self.turn.id, fence=self.turn.fence)
             self._services.stats.fenced()
+            await self._meter.settle(self._services.store, self.request.model, lambda: self._machine.written)
 
     async def _watch(self) -> None:
         """Read what is stored for the turn whenever somebody says so, and each second in case nobody did."""
@@ -203,9 +208,11 @@ class Run:
     async def _store(self, events: Sequence[DurableEvent]) -> None:
         written = self._machine.written
         rows = [new_event(event, draft=written if isinstance(event, ToolCall) else None) for event in events]
+        rows = self._meter.metered(rows, events)
         turn = self.turn
         await self._services.checkpoint("write")
         passed = await patiently(lambda: self._services.store.write(turn.key, turn.id, turn.fence, rows))
+        self._meter.stored(rows, passed)
         await self._services.checkpoint("written")
         for event, row in zip(events, rows, strict=True):
             # What was passed over was stored before: by a write whose reply was lost, or somebody else's answer.
@@ -225,7 +232,7 @@ class Run:
 
     async def _end(self, effect: End) -> None:
         turn = self.turn
-        rows = [new_event(event) for event in effect.events]
+        rows = self._meter.metered([new_event(event) for event in effect.events], effect.events)
         seen = self._seen if effect.may_continue else _ANY
         await self._services.checkpoint("end")
         ended = await patiently(lambda: self._services.store.end_turn(turn.key, turn.id, turn.fence, rows, seen))
@@ -234,6 +241,7 @@ class Run:
             await self._carry_out(self._machine.go_on())
             await self._read_inputs()
             return
+        self._meter.stored(rows)
         self._machine.ended()
         self._services.stats.turn_ended(effect.events[-1])
         if effect.may_continue:
@@ -265,6 +273,7 @@ class Run:
             await self._services.checkpoint("record")
             recorded = await patiently(lambda: recorder.flush(key))
             if recorded and not await patiently(lambda: store.unsequenced(key, turn_id)):
+                self.answered = self.turn.kind == "message"
                 raise _Finished
             await self._rejoin()
 
@@ -288,13 +297,7 @@ class Run:
     async def _call_model(self, effect: CallModel) -> None:
         try:
             await self._services.backoff(effect.retry)
-            request = await self._services.assemble(self.turn, self.request)
-            model = self._services.models[self.request.model]
-            with self._services.stats.step() as first_token:
-                async with aclosing(model.stream(request)) as pieces:
-                    async for piece in pieces:
-                        first_token()
-                        await self._take(piece)
+            await self._ask()
         except ModelError as error:
             body = ErrorBody(
                 code=error.code, message=error.message, retryable=error.retryable, retry_after=error.retry_after
@@ -305,6 +308,27 @@ class Run:
         except Exception:  # noqa: BLE001 - the boundary to an adapter: its bug ends the turn and leaves it not hanging
             body = internal_error("the model's adapter failed", turn=self.turn.id)
             await self._step(lambda: self._machine.failed(body))
+
+    async def _ask(self) -> None:
+        """Ask the model, with less and less of the conversation where its provider finds it too long."""
+        for shorter in range(_SHORTER + 1):
+            prompt = await self._services.assembler.assemble(self.turn, self.request)
+            self._meter.asked = prompt.tokens
+            begun = False
+            try:
+                with self._services.stats.step() as first_token:
+                    async with aclosing(self._services.models[self.request.model].stream(prompt.request)) as pieces:
+                        async for piece in pieces:
+                            begun = True
+                            first_token()
+                            if isinstance(piece, Finish) and piece.model is None:
+                                prompt.counted(piece.usage)
+                            await self._take(piece)
+                return
+            except ModelError as error:
+                if error.code != "context_too_long" or begun or shorter == _SHORTER:
+                    raise
+                prompt.scale.too_low()
 
     async def _take(self, piece: ModelPiece) -> None:
         if isinstance(piece, TextPiece):
@@ -319,7 +343,7 @@ class Run:
             route = await self._services.routes.route(self.request, piece)
             await self._step(lambda: self._machine.call(piece.tool, piece.parameters, route))
         else:
-            await self._step(lambda: self._machine.finish(piece.reason, piece.usage))
+            await self._step(lambda: self._machine.finish(piece.reason, piece.usage, piece.model))
 
     def _cancel(self, task: asyncio.Task[None] | None) -> None:
         if task is not None and task is not asyncio.current_task():

@@ -14,7 +14,7 @@ import uvicorn
 
 from gateway.app import Gateway
 from gateway.logs import configure_logs
-from gateway.settings import Settings
+from gateway.settings import Settings, check_exposure
 from gateway.transport.websocket import SocketProtocol
 
 __all__ = ["serve"]
@@ -77,11 +77,13 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings, gateway: Gateway | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status."""
+    """Serve until SIGTERM or SIGINT; the exit status. Raises SettingsError where that would let everybody in."""
+    check_exposure(settings)
     configure_logs()
     # The threads of the store hold the interpreter for moments; the loop, and every token, waits for it no longer.
     sys.setswitchinterval(0.0005)
     gateway = gateway or Gateway(settings)
+    gateway.listen_alone()
     # What was loaded stays: collections need not look at it again, and a full one is a stall for every stream.
     gc.collect()
     gc.freeze()

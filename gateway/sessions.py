@@ -13,7 +13,7 @@ from protocol.codec import encode
 from protocol.frames import Hello
 from protocol.ids import new_id
 from stores.ports import SessionStore
-from stores.records import SessionRecord
+from stores.records import ContextKey, SessionRecord
 
 __all__ = ["Session", "Sessions"]
 
@@ -41,6 +41,10 @@ class Session:
     async def unfollow(self, context_id: str) -> None:
         if context_id in self.record.contexts:
             await self._put(tuple(known for known in self.record.contexts if known != context_id))
+
+    async def unfollow_all(self) -> None:
+        """Follow nothing, and be in the store whether or not it was."""
+        await self._put(())
 
     async def _put(self, contexts: tuple[str, ...]) -> None:
         async with self._lock:
@@ -97,6 +101,19 @@ class Sessions:
         """The socket that held the session is gone."""
         if self._held.get(session.id) is session:
             del self._held[session.id]
+
+    async def forget(self, key: ContextKey) -> None:
+        """The context was deleted: no session that is held here follows it any more."""
+        for session in self._held_by(key.owner):
+            await session.unfollow(key.id)
+
+    async def forget_all(self, owner: str) -> None:
+        """All that the owner had was deleted; what is held here goes on, and follows nothing."""
+        for session in self._held_by(owner):
+            await session.unfollow_all()
+
+    def _held_by(self, owner: str) -> list[Session]:
+        return [session for session in self._held.values() if session.record.owner == owner]
 
     async def sweep(self) -> int:
         """Delete what has expired."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from gateway.auth.jwt import JwtSettings
+from gateway.budget_settings import BudgetSettings
 from gateway.core.policy import Policy
 from gateway.models.settings import ModelSettings
 from gateway.settings_layers import Layers, SettingsError
 
 __all__ = [
     "AuthSettings",
+    "ContextDefaults",
     "LimitSettings",
     "LogSettings",
     "RoleSettings",
@@ -31,6 +35,10 @@ __all__ = [
 
 CONFIG_NAME = "tidegate.toml"
 DATABASE_NAME = "tidegate.db"
+
+# Those whose models need no settings but the provider.
+_BARE_PROVIDERS = ("demo", "local")
+_MOST_PRICE = 1e9
 
 _Count = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(ge=0)]
@@ -103,6 +111,16 @@ class LimitSettings(_Section, frozen=True):
     session_ttl: Annotated[float, Meta(gt=0)] = 30 * 24 * 3600.0
 
 
+class ContextDefaults(_Section, frozen=True):
+    """What happens to conversations: whether they get `titles`, which models make titles and summaries (absent: the
+    one that answers), and how many bytes of them are kept in memory."""
+
+    titles: bool = False
+    title_model: str | None = None
+    summary_model: str | None = None
+    active_bytes: Annotated[int, Meta(ge=65_536)] = 64 * 1024 * 1024
+
+
 class LogSettings(_Section, frozen=True):
     """The live log: `ttl` is how many seconds an idle context's is kept, `max_bytes` the length of its tail,
     `flush_ms` how long deltas are gathered (0: those of one tick of the event loop)."""
@@ -127,6 +145,16 @@ class Settings(_Section, frozen=True):
     tools: ToolsSettings = ToolsSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
+    context: ContextDefaults = ContextDefaults()
+    budgets: dict[str, BudgetSettings] = field(default_factory=dict[str, BudgetSettings])
+
+    @classmethod
+    def of(cls, **sections: object) -> Settings:
+        """From code, each section as a mapping or its struct: `Settings.of(store={"url": "sqlite:///chat.db"})`. It is
+        checked as a file is; raises SettingsError, which names the key and what was expected."""
+        layers = Layers(cls)
+        layers.add_values(sections, "")
+        return _made(layers)
 
     @property
     def local(self) -> bool:
@@ -143,14 +171,19 @@ class Settings(_Section, frozen=True):
         return f"Settings({self.server!r}, {self.auth!r}, {self.limits!r}, {self.log!r}, models=[{models}])"
 
 
-def load_settings(config: Path | None, env: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
+def load_settings(
+    config: Path | None = None,
+    env: Mapping[str, str] = os.environ,
+    flags: Mapping[str, object] = MappingProxyType({}),
+) -> Settings:
     """The settings from all sources. `config` None: `tidegate.toml` of the working directory, if it is there.
 
     `flags` has dotted keys such as "server.port", and None where a flag is not given; "data" is the directory of the
-    default SQLite file. Raises SettingsError, which names the source, the key and what was expected.
+    default SQLite file, "model" the default model: one of the settings, or a provider that needs no more than its name.
+    Raises SettingsError, which names the source, the key and what was expected.
     """
     given = {key: value for key, value in flags.items() if value is not None}
-    data = given.pop("data", None)
+    data, model = given.pop("data", None), given.pop("model", None)
     layers = Layers(Settings)
     if config is not None or Path(CONFIG_NAME).exists():
         layers.add_file(config or Path(CONFIG_NAME))
@@ -158,6 +191,24 @@ def load_settings(config: Path | None, env: Mapping[str, str], flags: Mapping[st
     layers.add_flags(given)
     if data is not None and layers.source("store.url") is None:
         layers.add_flags({"store.url": f"sqlite:///{Path(str(data), DATABASE_NAME)}"})
+    if model is not None:
+        _put_first(layers, str(model))
+    return _made(layers)
+
+
+def _put_first(layers: Layers, name: str) -> None:
+    """Make the model the default one."""
+    configured: dict[str, object] = layers.tree.get("models", {})
+    if name not in configured:
+        if name not in _BARE_PROVIDERS:
+            known = ", ".join(dict.fromkeys((*configured, *_BARE_PROVIDERS)))
+            raise SettingsError(f"--model: there is no model {name!r}, expected one of {known}")
+        layers.add_values({"models": {name: {"provider": name}}}, "--model")
+    models = layers.tree["models"]
+    layers.tree["models"] = {name: models.pop(name), **models}
+
+
+def _made(layers: Layers) -> Settings:
     layers.check_complete()
     settings = msgspec.convert(layers.tree, Settings)
     _check(settings, layers)
@@ -193,9 +244,19 @@ def _check(settings: Settings, layers: Layers) -> None:
         raise layers.error(f"server.{given}", f"expected server.{missing} with it")
     if settings.store.url.startswith(("postgres:", "postgresql:")):
         raise layers.error("store.url", "PostgreSQL is not available in this version, expected sqlite:///FILE")
+    for key, name in (("title_model", settings.context.title_model), ("summary_model", settings.context.summary_model)):
+        if name is not None and name not in settings.models:
+            raise layers.error(f"context.{key}", f"there is no model {name!r}, expected one of [models]")
     jwt = settings.auth.jwt
     if jwt is not None and (jwt.key is None) == (jwt.jwks_url is None):
         raise layers.error("auth.jwt", "expected either key or jwks_url")
+    for name, model in settings.models.items():
+        for key in ("input_price", "output_price", "cached_price"):
+            if (getattr(model, key) or 0) > _MOST_PRICE:
+                raise layers.error(f"models.{name}.{key}", f"expected a price of at most {_MOST_PRICE:g}")
+    for name, budget in settings.budgets.items():
+        if budget.limits_nothing:
+            raise layers.error(f"budgets.{name}", "expected tokens or a cost, per day or per month")
     for name, patterns in settings.permissions.items():
         try:
             Policy({name: patterns})

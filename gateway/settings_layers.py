@@ -66,6 +66,10 @@ class Layers:
                 kind = _fields(kind)[name]
             self._add(kind, value, path, flag)
 
+    def add_values(self, values: Mapping[str, object], source: str) -> None:
+        """Sections by name, each a mapping or its struct. Raises SettingsError."""
+        self._add(self._shape, msgspec.to_builtins(values), (), source)
+
     def source(self, key: str) -> str | None:
         """Which file, variable or flag has set the key (or, of a section, any key in it)."""
         found = self._sources.get(key)

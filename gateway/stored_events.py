@@ -7,6 +7,7 @@ from protocol.codec import encode
 from protocol.frames import DurableEvent, Message, ToolApproval, ToolCall, ToolResponse, TurnEnd
 from protocol.ids import new_id
 from stores.records import NewCall, NewEvent
+from stores.search_text import searchable
 
 __all__ = ["new_event"]
 
@@ -16,7 +17,9 @@ def new_event(event: DurableEvent, *, frame_id: str | None = None, draft: Writte
     message it came from."""
     body = encode(event)
     if isinstance(event, Message):
-        return NewEvent(id=event.id, type="message", body=body, turn_id=event.turn_id)
+        text = searchable(event.role, event.content)
+        pinned = event.role == "system"
+        return NewEvent(id=event.id, type="message", body=body, turn_id=event.turn_id, pinned=pinned, text=text)
     if isinstance(event, ToolCall):
         call = NewCall(
             runs_on=event.runs_on,

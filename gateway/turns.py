@@ -131,6 +131,8 @@ class Turns:
         finally:
             self._runs.pop(place, None)
             self._tasks.pop(place, None)
+        if run.answered:
+            self._services.turn_over(key, run.turn.id, run.request)
         if failed:
             await asyncio.sleep(0.2 * run.turn.fence)
             if run.turn.fence < _MAX_ATTEMPTS:

@@ -312,6 +312,8 @@ class TurnEnd(_Event, tag="turn_end", kw_only=True, frozen=True):
 class ContextChanged(_Event, tag="context", kw_only=True, frozen=True):
     title: str | None = None
     metadata: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = None
+    pinned: list[str] | None = None
     deleted: bool | None = None
 
 

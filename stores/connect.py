@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Protocol
 
-from stores.ports import ContextStore, KeyStore, SessionStore
+from stores.ports import ContextStore, KeyStore, OwnerStore, SearchStore, SessionStore, UsageStore
 from stores.sqlite import SqliteStore
 from stores.sqlite_file import StoreUrlError, migrate_file
 
@@ -15,7 +15,7 @@ __all__ = ["Store", "StoreUrlError", "migrate", "open_store"]
 _SQLITE = "sqlite:///"
 
 
-class Store(ContextStore, SessionStore, KeyStore, Protocol):
+class Store(ContextStore, SessionStore, KeyStore, SearchStore, OwnerStore, UsageStore, Protocol):
     """All that is durable."""
 
 

@@ -327,21 +327,25 @@ class MemoryHeartbeats:
 
 
 class MemoryCache:
-    """Cache of one process, of `max_items` at most: beyond, what was set first goes first."""
+    """Cache of one process, of `max_items` and values of `max_bytes` together at most: beyond, what was set first goes
+    first."""
 
-    def __init__(self, max_items: int = 100_000, clock: Clock = time.monotonic) -> None:
+    def __init__(self, max_items: int = 100_000, clock: Clock = time.monotonic, *, max_bytes: int = 64 << 20) -> None:
         self._max_items = max_items
+        self._max_bytes = max_bytes
         self._clock = clock
         self._items: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._bytes = 0
 
     async def get(self, key: str) -> bytes | None:
         return self._live(key)
 
     async def set(self, key: str, value: bytes, ttl: float) -> None:
-        self._items.pop(key, None)
+        self._drop(key)
         self._items[key] = (value, self._clock() + ttl)
-        while len(self._items) > self._max_items:
-            self._items.popitem(last=False)
+        self._bytes += len(value)
+        while len(self._items) > self._max_items or self._bytes > self._max_bytes:
+            self._drop(next(iter(self._items)))
 
     async def add(self, key: str, value: bytes, ttl: float) -> bool:
         if self._live(key) is not None:
@@ -351,7 +355,7 @@ class MemoryCache:
 
     async def take(self, key: str) -> bytes | None:
         value = self._live(key)
-        self._items.pop(key, None)
+        self._drop(key)
         return value
 
     def _live(self, key: str) -> bytes | None:
@@ -359,6 +363,10 @@ class MemoryCache:
         if item is None:
             return None
         if item[1] <= self._clock():
-            del self._items[key]
+            self._drop(key)
             return None
         return item[0]
+
+    def _drop(self, key: str) -> None:
+        value, _ = self._items.pop(key, (b"", 0.0))
+        self._bytes -= len(value)

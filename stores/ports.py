@@ -25,10 +25,16 @@ from stores.records import (
     LogFold,
     NewEvent,
     NewTurn,
+    NewUsage,
     Publication,
+    SearchHit,
     SessionRecord,
+    Summary,
+    ThreadRows,
     Turn,
     TurnRows,
+    UsageBy,
+    UsagePage,
 )
 
 __all__ = [
@@ -44,10 +50,13 @@ __all__ = [
     "IdTaken",
     "KeyStore",
     "NotFound",
+    "OwnerStore",
+    "SearchStore",
     "SessionStore",
     "StaleFence",
     "StoreError",
     "Unavailable",
+    "UsageStore",
 ]
 
 
@@ -92,7 +101,9 @@ class ContextStore(Protocol):
 
     # -- contexts
 
-    async def create_context(self, key: ContextKey, title: str | None, metadata: bytes | None) -> bool:
+    async def create_context(
+        self, key: ContextKey, title: str | None, metadata: bytes | None, settings: bytes | None = None
+    ) -> bool:
         """Make an empty context; False where it exists, which is left as it was. A new context's first epoch is
         higher than any that a deleted one of the same key had."""
         ...
@@ -104,8 +115,20 @@ class ContextStore(Protocol):
         raised by every stored event. A token that is not one of these raises ValueError."""
         ...
 
-    async def update_context(self, key: ContextKey, title: str | None, metadata: bytes | None, event: NewEvent) -> None:
-        """Set what is not None and store the `context` event that tells of it. Raises NotFound."""
+    async def update_context(
+        self,
+        key: ContextKey,
+        title: str | None,
+        metadata: bytes | None,
+        event: NewEvent,
+        *,
+        settings: bytes | None = None,
+        pins: Sequence[str] | None = None,
+        if_untitled: bool = False,
+    ) -> bool:
+        """Set what is not None and store the `context` event that tells of it. `pins` are the ids of messages, in
+        place of all that were pinned. False, and nothing stored, where it was to be done `if_untitled` and there is a
+        title. Raises NotFound where there is no such context, or no such message to pin."""
         ...
 
     async def delete_context(self, key: ContextKey) -> bool:
@@ -166,7 +189,8 @@ class ContextStore(Protocol):
     # -- what a turn's runner does; all conditional on the turn's fence
 
     async def active_turn(self, key: ContextKey) -> Turn | None:
-        """The context's "message" turn that is RUNNING or PARKED, if any."""
+        """The context's "message" turn that is RUNNING or PARKED, if any: of several (one that was cancelled while it
+        was queued ends beside the one that runs) the one that was not cancelled, else the one that came first."""
         ...
 
     async def next_turn(self, key: ContextKey) -> Turn | None:
@@ -242,6 +266,24 @@ class ContextStore(Protocol):
     async def history(self, key: ContextKey, before: int | None, limit: int) -> History:
         """The newest `limit` sequenced events with a seq below `before` (None: no bound), and, without a bound, those
         without seq as well. Empty for an unknown context."""
+        ...
+
+    async def find_event(self, key: ContextKey, id: str) -> EventRow | None:
+        """The event of that id, if it is stored."""
+        ...
+
+    async def thread(self, key: ContextKey, after: int | None, limit: int) -> ThreadRows | None:
+        """The first `limit` events whose `order` is above `after`, and the summaries above it; without `after`, the
+        newest `limit` events and all summaries. Events come in the order of storing, pins are always all that there
+        are. None for an unknown context."""
+        ...
+
+    async def older(self, key: ContextKey, before: int, limit: int) -> list[EventRow]:
+        """The newest `limit` events with an `order` below `before`, in the order of storing."""
+        ...
+
+    async def put_summary(self, key: ContextKey, summary: Summary) -> bool:
+        """Store a summary, in place of one up to the same turn. False where the context is gone."""
         ...
 
     async def open_calls(self, key: ContextKey, seq: int) -> list[EventRow]:
@@ -372,4 +414,72 @@ class Cache(Protocol):
 
     async def take(self, key: str) -> bytes | None:
         """Get and delete in one step: of many callers one gets the value."""
+        ...
+
+
+class SearchStore(Protocol):
+    """Search over what users and models said in one's own contexts, and over their titles. May raise Unavailable.
+
+    A message is found from the transaction on that stored it, a title while it is the context's, neither after the
+    context was deleted.
+    """
+
+    async def search(self, owner: str, query: str, after: str | None, limit: int) -> tuple[list[SearchHit], str | None]:
+        """What holds all words of `query` (stores/search_text.py), of this owner's contexts alone, and the opaque token
+        of the next page. Contexts come with the newest (by `updated_at`) first, in each its title, then its messages,
+        newest first. A page may have fewer than `limit` hits, or none, though another follows: each call looks through
+        a bounded number of contexts. No query is an error; a token that is not one of these raises ValueError."""
+        ...
+
+
+class OwnerStore(Protocol):
+    """All that one owner has, to be handed out or erased. All methods may raise Unavailable."""
+
+    async def contexts_after(self, owner: str, id: str, limit: int) -> list[ContextRecord]:
+        """The owner's contexts whose id is above `id`, by id: an order that nothing changes."""
+        ...
+
+    async def events_after(self, key: ContextKey, seq: int, limit: int) -> History:
+        """The events with a seq above `seq`, in its order, until their bodies exceed `limit` bytes (one at least);
+        where no more are left (`has_more` False), those without seq as well, read in the same transaction. Empty for
+        an unknown context."""
+        ...
+
+    async def all_sessions(self, owner: str) -> list[SessionRecord]:
+        """The owner's sessions, expired or not, the last put first."""
+        ...
+
+    async def delete_sessions(self, owner: str) -> int: ...
+
+    async def keys_of(self, tenant: str, subject: str) -> list[KeyRecord]:
+        """The subject's API keys, oldest first."""
+        ...
+
+    async def scrub(self) -> bool:
+        """Return once nothing that was deleted before this call can be read from the disk any more, in whatever file.
+        False where that could not be done, because another process uses them, and is left to a later call."""
+        ...
+
+
+class UsageStore(Protocol):
+    """What model calls used, added up by owner, day, context and model. A call that made an event is added with the
+    event (NewEvent.usage), in its transaction. All methods may raise Unavailable."""
+
+    async def add_usage(self, key: ContextKey, id: str, usage: NewUsage) -> bool:
+        """Add a model call that made no event; False, and nothing added, where the owner's `id` was added before. Ids
+        are remembered for a week of `usage.day`s at least. Where the context is gone the sum is kept without it."""
+        ...
+
+    async def usage(
+        self,
+        tenant: str,
+        owner: str | None,
+        first: str,
+        last: str,
+        by: UsageBy,
+        after: str | None,
+        limit: int,
+    ) -> UsagePage:
+        """What was used from the day `first` to `last`, both included, by an owner, or by its whole tenant (None):
+        the first `limit` names above `after`."""
         ...

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from protocol.frames import Event
+from stores.search_text import Segment
 
 __all__ = [
     "Accepted",
@@ -27,13 +28,21 @@ __all__ = [
     "NewCall",
     "NewEvent",
     "NewTurn",
+    "NewUsage",
     "OpenMessage",
+    "Pin",
     "Progress",
     "Publication",
+    "SearchHit",
     "SessionRecord",
+    "Summary",
+    "ThreadRows",
     "Turn",
     "TurnRows",
     "TurnState",
+    "UsageBy",
+    "UsagePage",
+    "UsageRow",
 ]
 
 
@@ -45,7 +54,8 @@ class ContextKey(NamedTuple):
 
 
 class ContextRecord(Struct, frozen=True, kw_only=True):
-    """`epoch` counts the lives of the context's log; `metadata` is JSON; times are seconds since 1970."""
+    """`epoch` counts the lives of the context's log; `born` is the one it began with, which tells it from a deleted
+    one of the same key; `metadata` and `settings` are JSON; times are seconds since 1970."""
 
     key: ContextKey
     epoch: int
@@ -53,6 +63,8 @@ class ContextRecord(Struct, frozen=True, kw_only=True):
     updated_at: float
     title: str | None = None
     metadata: bytes | None = None
+    settings: bytes | None = None
+    born: int = -1
 
 
 # ---- durable events
@@ -67,12 +79,30 @@ class NewCall(Struct, frozen=True, kw_only=True):
     draft: bytes | None = None
 
 
+class NewUsage(Struct, frozen=True, kw_only=True):
+    """What one model call used. `day` (YYYY-MM-DD, UTC) is when it ended, `cost` is in millionths of the currency;
+    `estimated` says that its provider told no figures."""
+
+    tenant: str
+    subject: str
+    day: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_responses: int = 0
+    cost: int = 0
+    estimated: bool = False
+
+
 class NewEvent(Struct, frozen=True, kw_only=True):
     """A durable event to be stored. `body` is its JSON without `seq`.
 
     `id` is unique in the context: the event's own id; of a `turn_end` `"<turn_id>/end"`, which no client can send;
     of a `tool_approval` its frame's id. `call` comes with a `tool_call`; `answers` (a call's id) with a
-    `tool_response`; `decides` (a call's id) with a `tool_approval`.
+    `tool_response`; `decides` (a call's id) with a `tool_approval`. A `pinned` message is always given to models.
+    `text` is what can be searched for in a message. `usage` is added up when, and only when, the event is stored.
     """
 
     id: str
@@ -82,6 +112,9 @@ class NewEvent(Struct, frozen=True, kw_only=True):
     call: NewCall | None = None
     answers: str | None = None
     decides: str | None = None
+    pinned: bool = False
+    text: str | None = None
+    usage: NewUsage | None = None
 
 
 class EventRow(Struct, frozen=True, kw_only=True):
@@ -105,6 +138,34 @@ class History(Struct, frozen=True):
     rows: Sequence[EventRow]
     unsequenced: Sequence[EventRow]
     has_more: bool
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """A conversation's beginning in few words: of `turns` turns (and messages without one), from `first_id` to
+    `turn_id`. `order` is 0 until it is stored, and then counts as that of events does."""
+
+    turn_id: str
+    first_id: str
+    turns: int
+    text: str
+    order: int = 0
+
+
+class Pin(NamedTuple):
+    """A message that is always given to models, and its turn."""
+
+    id: str
+    turn_id: str | None
+
+
+class ThreadRows(Struct, frozen=True):
+    """What a conversation is made of: the newest events in the order of storing, summaries, pins. Read in one
+    transaction."""
+
+    context: ContextRecord
+    rows: Sequence[EventRow]
+    summaries: Sequence[Summary]
+    pins: Sequence[Pin]
 
 
 # ---- turns
@@ -288,3 +349,48 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
     role: str | None
     created_at: float
     revoked_at: float | None = None
+
+
+# ---- search
+
+
+class SearchHit(Struct, frozen=True, kw_only=True):
+    """A message (`message_id`, its `role`, its `seq` where it has one) or, without one, a context whose title answers
+    a query. `at` is when it was stored, of a title when the context last changed, in seconds since 1970."""
+
+    key: ContextKey
+    title: str | None
+    at: float
+    snippet: Sequence[Segment]
+    message_id: str | None = None
+    role: str | None = None
+    seq: int | None = None
+
+
+# ---- usage
+
+
+UsageBy = Literal["day", "context", "model", "subject"]
+
+
+class UsageRow(Struct, frozen=True, kw_only=True):
+    """Usage added up over all that has the `name`: of a day, context ("": those that are deleted), model or subject.
+    `estimated_steps` of the `steps` are those whose provider told no figures; `cost` is in millionths."""
+
+    name: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cached_responses: int = 0
+    steps: int = 0
+    estimated_steps: int = 0
+    cost: int = 0
+
+
+class UsagePage(Struct, frozen=True):
+    """Rows in the order of their names, whether more follow, and the sum of all there are, on other pages too."""
+
+    rows: Sequence[UsageRow]
+    has_more: bool
+    total: UsageRow

@@ -16,7 +16,11 @@ import msgspec
 
 from protocol.frames import WhenBusy
 from stores import sqlite_clients as clients
+from stores import sqlite_owner as owners
+from stores import sqlite_search as index
+from stores import sqlite_threads as threads
 from stores import sqlite_turns as turns
+from stores import sqlite_usage as accounts
 from stores.records import (
     Accepted,
     Call,
@@ -28,16 +32,22 @@ from stores.records import (
     KeyRecord,
     NewEvent,
     NewTurn,
+    NewUsage,
+    SearchHit,
     SessionRecord,
+    Summary,
+    ThreadRows,
     Turn,
     TurnRows,
+    UsageBy,
+    UsagePage,
 )
+from stores.search_text import parse_query
 from stores.sqlite_file import SqliteFile
-from stores.sqlite_rows import context_id, context_of, create_context, find_context, insert_event
+from stores.sqlite_rows import CONTEXT, context_id, context_of, create_context, find_context, insert_event
 
 __all__ = ["SqliteStore"]
 
-_CONTEXT = "owner, id, epoch, created_at, updated_at, title, metadata"
 _KEY = "id, digest, tenant, subject, role, created_at, revoked_at"
 _SESSION = "id, owner, attempt, expires_at, tools, contexts, holder"
 
@@ -45,7 +55,7 @@ _SESSION = "id, owner, attempt, expires_at, tools, contexts, holder"
 
 
 class SqliteStore:
-    """Implements ContextStore, SessionStore and KeyStore. `clock` is in seconds since 1970.
+    """Implements ContextStore, SessionStore, KeyStore, SearchStore and OwnerStore. `clock` is in seconds since 1970.
 
     SQL runs in two threads: one that writes and commits all that came up meanwhile at once, one that reads.
     """
@@ -64,47 +74,74 @@ class SqliteStore:
 
     # -- contexts
 
-    async def create_context(self, key: ContextKey, title: str | None, metadata: bytes | None) -> bool:
+    async def create_context(
+        self, key: ContextKey, title: str | None, metadata: bytes | None, settings: bytes | None = None
+    ) -> bool:
         def work(db: Connection) -> bool:
             if find_context(db, key) is not None:
                 return False
             cid = create_context(db, key, self._clock())
-            db.execute("UPDATE contexts SET title = ?, metadata = ? WHERE cid = ?", (title, metadata, cid))
+            db.execute(
+                "UPDATE contexts SET title = ?, metadata = ?, settings = ? WHERE cid = ?",
+                (title, metadata, settings, cid),
+            )
+            if title:
+                index.index_title(db, cid, title)
             return True
 
         return await self._file.write(work)
 
     async def get_context(self, key: ContextKey) -> ContextRecord | None:
-        query = f"SELECT {_CONTEXT} FROM contexts WHERE owner = ? AND id = ?"
+        query = f"SELECT {CONTEXT} FROM contexts WHERE owner = ? AND id = ?"
         row = await self._file.read(lambda db: db.execute(query, key).fetchone())
         return context_of(row) if row else None
 
     async def list_contexts(self, owner: str, after: str | None, limit: int) -> tuple[list[ContextRecord], str | None]:
         below = (float("inf"), "") if after is None else _decode_token(after)
         query = (
-            f"SELECT {_CONTEXT} FROM contexts WHERE owner = ? AND (updated_at, id) < (?, ?)"
+            f"SELECT {CONTEXT} FROM contexts WHERE owner = ? AND (updated_at, id) < (?, ?)"
             " ORDER BY updated_at DESC, id DESC LIMIT ?"
         )
         rows = await self._file.read(lambda db: db.execute(query, (owner, *below, limit + 1)).fetchall())
         records = [context_of(row) for row in rows[:limit]]
         return records, _token(records[-1]) if len(rows) > limit else None
 
-    async def update_context(self, key: ContextKey, title: str | None, metadata: bytes | None, event: NewEvent) -> None:
-        def work(db: Connection) -> None:
+    async def update_context(
+        self,
+        key: ContextKey,
+        title: str | None,
+        metadata: bytes | None,
+        event: NewEvent,
+        *,
+        settings: bytes | None = None,
+        pins: Sequence[str] | None = None,
+        if_untitled: bool = False,
+    ) -> bool:
+        def work(db: Connection) -> bool:
             cid = context_id(db, key)
-            db.execute(
-                "UPDATE contexts SET title = coalesce(?, title), metadata = coalesce(?, metadata) WHERE cid = ?",
-                (title, metadata, cid),
+            updated = db.execute(
+                "UPDATE contexts SET title = coalesce(?, title), metadata = coalesce(?, metadata),"
+                " settings = coalesce(?, settings) WHERE cid = ? AND NOT (? AND title IS NOT NULL)",
+                (title, metadata, settings, cid, if_untitled),
             )
+            if not updated.rowcount:
+                return False
+            if title is not None:
+                index.index_title(db, cid, title)
+            if pins is not None:
+                threads.pin(db, cid, pins)
             insert_event(db, cid, event, self._clock(), given=True)
+            return True
 
-        await self._file.write(work)
+        return await self._file.write(work)
 
     async def delete_context(self, key: ContextKey) -> bool:
         def work(db: Connection) -> bool:
             row = db.execute("DELETE FROM contexts WHERE owner = ? AND id = ? RETURNING epoch", key).fetchone()
             if row is None:
                 return False
+            owners.forget_context(db, key)
+            accounts.forget_context(db, key)
             db.execute("UPDATE epoch_floor SET floor = max(floor, ?)", (row[0] + 1,))
             return True
 
@@ -213,6 +250,18 @@ class SqliteStore:
     async def history(self, key: ContextKey, before: int | None, limit: int) -> History:
         return await self._file.read(lambda db: turns.history(db, key, before, limit))
 
+    async def find_event(self, key: ContextKey, id: str) -> EventRow | None:
+        return await self._file.read(lambda db: threads.find_event(db, key, id))
+
+    async def thread(self, key: ContextKey, after: int | None, limit: int) -> ThreadRows | None:
+        return await self._file.read(lambda db: threads.thread(db, key, after, limit))
+
+    async def older(self, key: ContextKey, before: int, limit: int) -> list[EventRow]:
+        return await self._file.read(lambda db: threads.older(db, key, before, limit))
+
+    async def put_summary(self, key: ContextKey, summary: Summary) -> bool:
+        return await self._file.write(lambda db: threads.put_summary(db, key, summary))
+
     async def open_calls(self, key: ContextKey, seq: int) -> list[EventRow]:
         return await self._file.read(lambda db: turns.open_calls(db, key, seq))
 
@@ -260,6 +309,49 @@ class SqliteStore:
     async def revoke_key(self, id: str, now: float) -> bool:
         query = "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
         return await self._file.write(lambda db: db.execute(query, (now, id)).rowcount) > 0
+
+    # -- all that an owner has
+
+    async def search(self, owner: str, query: str, after: str | None, limit: int) -> tuple[list[SearchHit], str | None]:
+        wanted = parse_query(query)
+        found, following = await self._file.read(lambda db: index.search(db, owner, wanted, after, limit))
+        # Texts may be long: neither the loop nor the thread that reads waits for their snippets.
+        hits = await asyncio.to_thread(lambda: [index.read_hit(hit, wanted) for hit in found])
+        return hits, following
+
+    async def contexts_after(self, owner: str, id: str, limit: int) -> list[ContextRecord]:
+        query = f"SELECT {CONTEXT} FROM contexts WHERE owner = ? AND id > ? ORDER BY id LIMIT ?"
+        rows = await self._file.read(lambda db: db.execute(query, (owner, id, limit)).fetchall())
+        return [context_of(row) for row in rows]
+
+    async def events_after(self, key: ContextKey, seq: int, limit: int) -> History:
+        return await self._file.read(lambda db: owners.events_after(db, key, seq, limit))
+
+    async def all_sessions(self, owner: str) -> list[SessionRecord]:
+        query = f"SELECT {_SESSION} FROM sessions WHERE owner = ? ORDER BY put DESC"
+        rows = await self._file.read(lambda db: db.execute(query, (owner,)).fetchall())
+        return [_session_of(row) for row in rows]
+
+    async def delete_sessions(self, owner: str) -> int:
+        return await self._file.write(lambda db: owners.delete_sessions(db, owner))
+
+    async def keys_of(self, tenant: str, subject: str) -> list[KeyRecord]:
+        query = f"SELECT {_KEY} FROM keys WHERE tenant = ? AND subject = ? ORDER BY created_at, id"
+        rows = await self._file.read(lambda db: db.execute(query, (tenant, subject)).fetchall())
+        return [_key_of(row) for row in rows]
+
+    async def scrub(self) -> bool:
+        return await self._file.scrub()
+
+    # -- usage
+
+    async def add_usage(self, key: ContextKey, id: str, usage: NewUsage) -> bool:
+        return await self._file.write(lambda db: accounts.add_once(db, key, id, usage))
+
+    async def usage(
+        self, tenant: str, owner: str | None, first: str, last: str, by: UsageBy, after: str | None, limit: int
+    ) -> UsagePage:
+        return await self._file.read(lambda db: accounts.usage(db, tenant, owner, (first, last), by, after, limit))
 
 
 def _key_of(row: Sequence[Any]) -> KeyRecord:

@@ -8,6 +8,7 @@ from protocol.frames import WhenBusy
 from stores.ports import AlreadyAnswered, Busy, NotFound
 from stores.records import Accepted, Call, ContextKey, NewEvent, NewTurn
 from stores.sqlite_rows import (
+    ACTIVE_TURN,
     CALL,
     call_of,
     context_id,
@@ -65,12 +66,10 @@ def submit(
 
 def _interrupt(db: sqlite3.Connection, cid: int) -> str | None:
     """Cancel the message turn that runs or is parked."""
-    row = db.execute(
-        f"UPDATE turns SET cancelled = 1 WHERE cid = ? AND kind = 'message' AND {_ACTIVE} RETURNING id",
-        (cid,),
-    ).fetchone()
+    row = db.execute(f"SELECT id FROM turns WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
     if row is None:
         return None
+    db.execute("UPDATE turns SET cancelled = 1 WHERE cid = ? AND id = ?", (cid, row[0]))
     _wake(db, cid, row[0])
     return row[0]
 
@@ -111,10 +110,7 @@ def cancel(db: sqlite3.Connection, key: ContextKey, id: str, turn_id: str | None
             raise NotFound(call_id)
         turn_id = call.turn_id
     elif turn_id is None:
-        row = db.execute(
-            f"SELECT id FROM turns WHERE cid = ? AND kind = 'message' AND {_ACTIVE}",
-            (cid,),
-        ).fetchone()
+        row = db.execute(f"SELECT id FROM turns WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
         turn_id = row[0] if row else None
     elif db.execute("SELECT 1 FROM turns WHERE cid = ? AND id = ?", (cid, turn_id)).fetchone() is None:
         raise NotFound(turn_id)

@@ -6,12 +6,16 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from stores.ports import StoreError, Unavailable
+from stores.sqlite_scrub import COMPACT_BYTES, START_BYTES, compact, owed, settle, truncate
+from stores.sqlite_search import install
 
 __all__ = ["SqliteFile", "StoreUrlError", "migrate_file"]
 
@@ -20,6 +24,11 @@ _MIGRATIONS = Path(__file__).parent / "migrations" / "sqlite"
 _BATCH = 256
 # How long the writer waits for another process that has locked the file, in seconds.
 _LOCK_SECONDS = 2.0
+# How often, and how far apart in seconds, the log is tried to be emptied that another process reads from.
+_SCRUB_TRIES = 50
+_SCRUB_PAUSE = 0.1
+# A stall of the writer that nobody notices, in seconds.
+_SHORT_SECONDS = 0.05
 
 Work = Callable[[sqlite3.Connection], Any]
 
@@ -29,10 +38,11 @@ class StoreUrlError(ValueError):
 
 
 class _Job:
-    __slots__ = ("done", "error", "loop", "result", "work")
+    __slots__ = ("bare", "done", "error", "loop", "result", "work")
 
-    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, work: Work, loop: asyncio.AbstractEventLoop, bare: bool) -> None:
         self.work = work
+        self.bare = bare  # to be done outside a transaction
         self.loop = loop
         self.done: asyncio.Future[Any] = loop.create_future()
         self.result: Any = None
@@ -58,10 +68,10 @@ class _Worker:
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
-    async def do(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def do(self, work: Callable[[sqlite3.Connection], _T], *, bare: bool = False) -> _T:
         if self._closed:
             raise Unavailable("the store is closed")
-        job = _Job(work, asyncio.get_running_loop())
+        job = _Job(work, asyncio.get_running_loop(), bare)
         self._jobs.put(job)
         return await job.done
 
@@ -94,9 +104,14 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         migrate_file(path)
+        self._gate = threading.Lock()  # held while this process reads
+        self._scrubbing = asyncio.Lock()
+        self._begun = self._scrubbed = 0
+        self._rested = 0.0
         try:
+            _scrub_at_start(path)
             self._writer = _Worker(path, "sqlite-writer", _write_batch)
-            self._reader = _Worker(path, "sqlite-reader", _read_batch)
+            self._reader = _Worker(path, "sqlite-reader", partial(_read_batch, self._gate))
         except sqlite3.Error as error:
             raise Unavailable(f"{path}: {error}") from error
 
@@ -108,9 +123,50 @@ class SqliteFile:
         """`work` on one state of the file, at least as new as the last write that returned. Raises Unavailable."""
         return await self._reader.do(work)
 
+    async def scrub(self) -> bool:
+        """As ports.OwnerStore. One scrub serves all who asked before it began, and large ones keep their distance:
+        who deletes without end takes a tenth of the writer's time at most."""
+        wanted = self._begun + 1
+        async with self._scrubbing:
+            if self._scrubbed >= wanted:
+                return True
+            await asyncio.sleep(self._rested - time.monotonic())
+            self._begun += 1
+            started = time.monotonic()
+            covered = await self._writer.do(lambda db: compact(db, COMPACT_BYTES), bare=True)
+            took = time.monotonic() - started
+            if took > _SHORT_SECONDS:
+                self._rested = time.monotonic() + 9 * took
+            for _ in range(_SCRUB_TRIES):
+                if await self._writer.do(lambda db: truncate(db, self._gate), bare=True):
+                    break
+                await asyncio.sleep(_SCRUB_PAUSE)
+            else:
+                return False
+            self._scrubbed = self._begun
+            if covered:
+                await self.write(lambda db: settle(db, covered))
+            return True
+
     async def close(self) -> None:
         await self._writer.close()
         await self._reader.close()
+
+
+def _scrub_at_start(path: Path) -> None:
+    """What a larger file, or a crash, left to do after a deletion; nothing where another process has the file open,
+    which would have to wait for it."""
+    with closing(_connect(path)) as connection:
+        if not owed(connection):
+            return
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as alone, suppress(sqlite3.OperationalError):
+        alone.execute("PRAGMA locking_mode = EXCLUSIVE")
+        alone.execute("BEGIN EXCLUSIVE")
+        alone.execute("COMMIT")  # the lock stays
+        alone.execute("PRAGMA secure_delete = ON")
+        covered = compact(alone, START_BYTES)
+        if covered and truncate(alone, threading.Lock()):
+            settle(alone, covered)
 
 
 def migrate_file(path: Path) -> list[str]:
@@ -157,6 +213,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         # What was acknowledged survives a power cut, not only a kill.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        # What is deleted is zeroed, not only given up.
+        connection.execute("PRAGMA secure_delete = ON")
+        install(connection)
     except sqlite3.Error:
         connection.close()
         raise
@@ -181,6 +240,19 @@ def _settle_all(jobs: list[_Job]) -> None:
 
 
 def _write_batch(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    bare = [job for job in jobs if job.bare]
+    if bare:
+        jobs = [job for job in jobs if not job.bare]
+    if jobs:
+        _write_together(connection, jobs)
+    for job in bare:
+        try:
+            job.result = job.work(connection)
+        except sqlite3.Error as error:
+            job.error = _unavailable(error)
+
+
+def _write_together(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
     try:
         connection.execute("BEGIN IMMEDIATE")
         for job in jobs:
@@ -206,7 +278,12 @@ def _write_one(connection: sqlite3.Connection, job: _Job) -> None:
     connection.execute("RELEASE job")
 
 
-def _read_batch(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+def _read_batch(gate: threading.Lock, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    with gate:
+        _read_together(connection, jobs)
+
+
+def _read_together(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
     try:
         connection.execute("BEGIN")
         for job in jobs:

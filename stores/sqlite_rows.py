@@ -17,9 +17,13 @@ from stores.records import (
     Turn,
     TurnState,
 )
+from stores.sqlite_search import index_message
+from stores.sqlite_usage import add_to_context
 
 __all__ = [
+    "ACTIVE_TURN",
     "CALL",
+    "CONTEXT",
     "EVENT",
     "TURN",
     "call_of",
@@ -39,6 +43,9 @@ __all__ = [
 Row = tuple[Any, ...]
 
 EVENT = "id, type, body, ord, turn_id, seq"
+# Of the turns that are under way the one that clients mean: one that was cancelled while it waited ends beside it.
+ACTIVE_TURN = "kind = 'message' AND state IN ('running', 'parked') ORDER BY cancelled, created_at, place LIMIT 1"
+CONTEXT = "owner, id, epoch, created_at, updated_at, title, metadata, settings, born"
 TURN = "id, kind, state, request, fence, created_at, runner, cancelled, draft"
 CALL = "id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered"
 
@@ -79,7 +86,7 @@ def call_of(row: Row) -> Call:
 
 
 def context_of(row: Row) -> ContextRecord:
-    owner, id, epoch, created_at, updated_at, title, metadata = row
+    owner, id, epoch, created_at, updated_at, title, metadata, settings, born = row
     return ContextRecord(
         key=ContextKey(owner, id),
         epoch=epoch,
@@ -87,6 +94,8 @@ def context_of(row: Row) -> ContextRecord:
         updated_at=updated_at,
         title=title,
         metadata=metadata,
+        settings=settings,
+        born=born,
     )
 
 
@@ -109,8 +118,8 @@ def context_id(db: sqlite3.Connection, key: ContextKey) -> int:
 
 def create_context(db: sqlite3.Connection, key: ContextKey, now: float) -> int:
     row = db.execute(
-        "INSERT INTO contexts (owner, id, epoch, created_at, updated_at)"
-        " VALUES (?, ?, (SELECT floor FROM epoch_floor), ?, ?) RETURNING cid",
+        "INSERT INTO contexts (owner, id, epoch, born, created_at, updated_at)"
+        " SELECT ?, ?, floor, floor, ?, ? FROM epoch_floor RETURNING cid",
         (*key, now, now),
     ).fetchone()
     return row[0]
@@ -147,8 +156,14 @@ def insert_event(db: sqlite3.Connection, cid: int, event: NewEvent, now: float, 
             db.execute("UPDATE turns SET draft = ? WHERE cid = ? AND id = ?", (call.draft, cid, event.turn_id))
     if event.answers is not None:
         db.execute("UPDATE calls SET answered = 1 WHERE cid = ? AND id = ?", (cid, event.answers))
+    if event.pinned:
+        db.execute("INSERT INTO pins (cid, id, turn_id) VALUES (?, ?, ?)", (cid, event.id, event.turn_id))
+    if event.usage is not None:
+        add_to_context(db, cid, event.usage)
     if event.decides is not None:
         db.execute("UPDATE calls SET decided = 1 WHERE cid = ? AND id = ?", (cid, event.decides))
+    if event.text is not None:
+        index_message(db, cid, order, event.text)
     return order
 
 

@@ -10,6 +10,7 @@ import msgspec
 from stores.records import CancelRequest, ContextKey, EventRow, History, NewEvent, Turn, TurnRows
 from stores.sqlite_clients import find_call
 from stores.sqlite_rows import (
+    ACTIVE_TURN,
     CALL,
     EVENT,
     TURN,
@@ -56,9 +57,7 @@ def _turn(db: sqlite3.Connection, key: ContextKey, cid: int, turn_id: str) -> Tu
 
 def active_turn(db: sqlite3.Connection, key: ContextKey) -> Turn | None:
     cid = find_context(db, key)
-    row = db.execute(
-        f"SELECT {TURN} FROM turns WHERE cid = ? AND kind = 'message' AND state IN ('running', 'parked')", (cid,)
-    ).fetchone()
+    row = db.execute(f"SELECT {TURN} FROM turns WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
     return turn_of(key, row) if row else None
 
 

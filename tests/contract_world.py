@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, cast
 
+from gateway.active_contexts import ActiveContexts
+from gateway.assembly import Assembler
 from gateway.auth.principal import Principal
 from gateway.conversations import Conversations
 from gateway.core.fold import Transcript
@@ -147,6 +149,7 @@ class Instance:
             publisher=publisher,
             models={"chance": model},
             routes=routes,
+            assembler=Assembler(ActiveContexts(store), {"chance": model}, routes),
             stats=Stats(),
             max_steps=4,
             max_retries=2,

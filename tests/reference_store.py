@@ -20,10 +20,17 @@ from stores.records import (
     History,
     NewEvent,
     NewTurn,
+    NewUsage,
+    Pin,
+    Summary,
+    ThreadRows,
     Turn,
     TurnRows,
     TurnState,
+    UsageBy,
+    UsagePage,
 )
+from tests.reference_usage import ReferenceUsage
 
 __all__ = ["ReferenceStore"]
 
@@ -33,7 +40,7 @@ _OWNED = (TurnState.RUNNING, TurnState.ENDED)
 
 class _Context:
     def __init__(self, key: ContextKey, epoch: int) -> None:
-        self.record = ContextRecord(key=key, epoch=epoch, created_at=0, updated_at=0)
+        self.record = ContextRecord(key=key, epoch=epoch, created_at=0, updated_at=0, born=epoch)
         self.rows: dict[str, EventRow] = {}
         self.stored_at: dict[str, float] = {}
         self.turns: dict[str, Turn] = {}
@@ -42,6 +49,8 @@ class _Context:
         self.cancels: dict[str, CancelRequest] = {}
         self.foreign: set[str] = set()  # ids of what the runner did not write
         self.front: list[str] = []  # queued turns that go before the others
+        self.pins: dict[str, Pin] = {}
+        self.summaries: dict[str, Summary] = {}
 
 
 class ReferenceStore:
@@ -50,6 +59,7 @@ class ReferenceStore:
     def __init__(self) -> None:
         self._contexts: dict[ContextKey, _Context] = {}
         self._order = 0
+        self._usage = ReferenceUsage()
         self._first_epoch = 0  # above that of every context that was deleted
 
     def turns(self) -> list[Turn]:
@@ -66,6 +76,8 @@ class ReferenceStore:
         context.rows[event.id] = EventRow(
             id=event.id, type=event.type, body=event.body, order=self._order, turn_id=event.turn_id
         )
+        if event.usage is not None:
+            self._usage.add(context.record.key, event.usage)
         context.stored_at[event.id] = 0.0  # long ago: whoever looks finds it at once
         if event.call is not None and event.turn_id is not None:
             context.calls[event.id] = Call(
@@ -81,6 +93,8 @@ class ReferenceStore:
             if event.call.draft is not None:
                 turn = context.turns[event.turn_id]
                 context.turns[event.turn_id] = replace(turn, draft=event.call.draft)
+        if event.pinned:
+            context.pins[event.id] = Pin(event.id, event.turn_id)
         if event.answers is not None:
             context.calls[event.answers] = replace(context.calls[event.answers], answered=True)
             context.answers[event.answers] = event.id
@@ -120,11 +134,14 @@ class ReferenceStore:
 
     # -- contexts
 
-    async def create_context(self, key: ContextKey, title: str | None, metadata: bytes | None) -> bool:
+    async def create_context(
+        self, key: ContextKey, title: str | None, metadata: bytes | None, settings: bytes | None = None
+    ) -> bool:
         await asyncio.sleep(0)
         if key in self._contexts:
             return False
-        self._contexts[key] = _Context(key, self._first_epoch)
+        context = self._contexts[key] = _Context(key, self._first_epoch)
+        context.record = replace(context.record, title=title, metadata=metadata, settings=settings)
         return True
 
     async def get_context(self, key: ContextKey) -> ContextRecord | None:
@@ -136,8 +153,34 @@ class ReferenceStore:
         await asyncio.sleep(0)
         return [context.record for key, context in self._contexts.items() if key.owner == owner][:limit], None
 
-    async def update_context(self, key: ContextKey, title: str | None, metadata: bytes | None, event: NewEvent) -> None:
-        self._insert(await self._context(key), event)
+    async def update_context(
+        self,
+        key: ContextKey,
+        title: str | None,
+        metadata: bytes | None,
+        event: NewEvent,
+        *,
+        settings: bytes | None = None,
+        pins: Sequence[str] | None = None,
+        if_untitled: bool = False,
+    ) -> bool:
+        context = await self._context(key)
+        record = context.record
+        if if_untitled and record.title is not None:
+            return False
+        if pins is not None:
+            messages = {id: row for id, row in context.rows.items() if row.type == "message"}
+            if not messages.keys() >= set(pins):
+                raise NotFound
+            context.pins = {id: Pin(id, messages[id].turn_id) for id in pins}
+        context.record = replace(
+            record,
+            title=record.title if title is None else title,
+            metadata=record.metadata if metadata is None else metadata,
+            settings=record.settings if settings is None else settings,
+        )
+        self._insert(context, event)
+        return True
 
     async def delete_context(self, key: ContextKey) -> bool:
         await asyncio.sleep(0)
@@ -145,6 +188,7 @@ class ReferenceStore:
         if context is None:
             return False
         self._first_epoch = max(self._first_epoch, context.record.epoch + 1)
+        self._usage.forget(key)
         return True
 
     async def raise_epoch(self, key: ContextKey, expected: int) -> tuple[int, int] | None:
@@ -178,7 +222,8 @@ class ReferenceStore:
                 raise Busy
             if waiting and when_busy == "interrupt":
                 context.front.insert(0, turn.id)
-                for active in [t for t in waiting if t.state in _ACTIVE]:
+                active = self._active(context)
+                if active is not None:
                     interrupted = active.id
                     self._set(context, active.id, cancelled=True)
                     self._wake(context, active.id)
@@ -217,7 +262,8 @@ class ReferenceStore:
                 raise NotFound(call_id)
             turn_id = context.calls[call_id].turn_id
         elif turn_id is None:
-            turn_id = next((t.id for t in context.turns.values() if t.kind == "message" and t.state in _ACTIVE), None)
+            active = self._active(context)
+            turn_id = active.id if active is not None else None
             if turn_id is None:
                 # Kept all the same: the id means nothing else later.
                 context.cancels[id] = CancelRequest(id=id, turn_id="", call_id=None, order=0)
@@ -270,8 +316,12 @@ class ReferenceStore:
 
     async def active_turn(self, key: ContextKey) -> Turn | None:
         await asyncio.sleep(0)
-        turns = self._contexts[key].turns.values() if key in self._contexts else ()
-        return next((t for t in turns if t.kind == "message" and t.state in _ACTIVE), None)
+        context = self._contexts.get(key)
+        return self._active(context) if context is not None else None
+
+    def _active(self, context: _Context) -> Turn | None:
+        turns = [turn for turn in context.turns.values() if turn.kind == "message" and turn.state in _ACTIVE]
+        return min(turns, key=lambda turn: turn.cancelled, default=None)  # dicts keep the order
 
     async def next_turn(self, key: ContextKey) -> Turn | None:
         await asyncio.sleep(0)
@@ -430,6 +480,36 @@ class ReferenceStore:
         without = [row for row in context.rows.values() if row.seq is None] if before is None else []
         return History(rows[-limit:], without, has_more=len(rows) > limit)
 
+    async def find_event(self, key: ContextKey, id: str) -> EventRow | None:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        return context.rows.get(id) if context is not None else None
+
+    async def thread(self, key: ContextKey, after: int | None, limit: int) -> ThreadRows | None:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None:
+            return None
+        newer = [row for row in context.rows.values() if row.order > (after or 0)]
+        summaries = [summary for summary in context.summaries.values() if summary.order > (after or 0)]
+        rows = newer[-limit:] if after is None else newer[:limit]
+        return ThreadRows(context.record, rows, summaries, sorted(context.pins.values()))
+
+    async def older(self, key: ContextKey, before: int, limit: int) -> list[EventRow]:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        return [row for row in context.rows.values() if row.order < before][-limit:] if context is not None else []
+
+    async def put_summary(self, key: ContextKey, summary: Summary) -> bool:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        if context is None:
+            return False
+        self._order += 1
+        context.summaries.pop(summary.turn_id, None)
+        context.summaries[summary.turn_id] = replace(summary, order=self._order)
+        return True
+
     async def open_calls(self, key: ContextKey, seq: int) -> list[EventRow]:
         await asyncio.sleep(0)
         context = self._contexts.get(key)
@@ -437,6 +517,18 @@ class ReferenceStore:
             return []
         answers = {call: context.rows[answer].seq for call, answer in context.answers.items()}
         return [context.rows[call] for call in context.calls if (answers.get(call) or seq + 1) > seq]
+
+    # -- usage
+
+    async def add_usage(self, key: ContextKey, id: str, usage: NewUsage) -> bool:
+        await asyncio.sleep(0)
+        return self._usage.add_once(key if key in self._contexts else ContextKey(key.owner, ""), id, usage)
+
+    async def usage(
+        self, tenant: str, owner: str | None, first: str, last: str, by: UsageBy, after: str | None, limit: int
+    ) -> UsagePage:
+        await asyncio.sleep(0)
+        return self._usage.page(tenant, owner, first, last, by, after, limit)
 
     async def close(self) -> None:
         await asyncio.sleep(0)

@@ -33,8 +33,8 @@ IMPURE = {"asyncio", "time", "random", "secrets", "os", "socket", "threading", "
 ADAPTERS = {
     "stores.memory": {"gateway/app.py", "stores/connect.py"},
     "stores.sqlite": {"gateway/app.py", "stores/connect.py"},
-    "gateway.models.demo": {"gateway/models/registry.py"},
-    "gateway.models.openai": {"gateway/models/registry.py"},
+    "gateway.models.demo": {"gateway/models/demo_settings.py"},
+    "gateway.models.openai": {"gateway/models/openai_settings.py"},
 }
 
 

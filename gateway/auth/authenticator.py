@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+
+from starlette.requests import HTTPConnection
 
 from gateway.auth.api_keys import KEY_PREFIX, ApiKeys
+from gateway.auth.host import HostScheme
 from gateway.auth.jwt import JwtVerifier
 from gateway.auth.principal import Principal
 from gateway.auth.tickets import Tickets
 from protocol.errors import ProtocolError
 from stores.ports import Unavailable
 
-__all__ = ["LOCAL", "Authenticator", "CustomScheme"]
+__all__ = ["LOCAL", "Authenticator"]
 
 LOCAL = Principal(tenant="default", subject="local")
 """The user of a gateway without configured authentication, which listens on loopback only."""
-
-CustomScheme = Callable[[Mapping[str, str], Mapping[str, str]], Awaitable[Principal | None]]
-"""A host's own scheme: given headers and query, it answers the principal, or None where the request shows nothing of
-its kind; it raises ProtocolError `unauthenticated` where what it shows is wrong."""
 
 _SECRETS_IN_URL = ("token", "access_token", "api_key")
 
@@ -38,25 +37,32 @@ class Authenticator:
         jwt: JwtVerifier | None,
         tickets: Tickets,
         local: bool = False,
-        custom: CustomScheme | None = None,
+        host: HostScheme | None = None,
     ) -> None:
         self._api_keys = api_keys
         self._jwt = jwt
         self._tickets = tickets
-        self._custom = custom
+        self._host = host
         self.local_token = f"local_{secrets.token_urlsafe(32)}" if local else None
 
+    async def from_connection(self, connection: HTTPConnection) -> Principal | None:
+        """Who asks: whom the host says, else by the headers and the query; None where nothing shows it (a socket then
+        waits for `hello`). Raises as `from_headers` and `HostScheme` do."""
+        principal = await self.from_host(connection)
+        return principal or await self.from_headers(connection.headers, connection.query_params)
+
+    async def from_host(self, connection: HTTPConnection) -> Principal | None:
+        """Whom the host says it is; None without a host. Raises as `HostScheme` does."""
+        return None if self._host is None else await self._host.principal(connection)
+
     async def from_headers(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Principal | None:
-        """Who asks, by the request's headers and query; None where it shows no credentials (a socket then waits for
-        `hello`). `headers` has lower-case names, or is blind to case.
+        """Who asks, by the gateway's own schemes; None where the request shows no credentials. `headers` has lower-case
+        names, or is blind to case.
 
         Raises ProtocolError `unauthenticated`, whose path is "headers.<name>" or "query.<name>" (a browser learns of
         the latter only after the upgrade), or `unavailable`.
         """
         try:
-            principal = None if self._custom is None else await self._custom(headers, query)
-            if principal is not None:
-                return principal
             return await self._first_present(headers, query)
         except Unavailable as error:
             raise _unavailable() from error

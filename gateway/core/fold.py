@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
+from gateway.core.thread import chosen_path
 from protocol.codec import decode_event, encode
 from protocol.frames import (
     Delta,
@@ -122,6 +123,12 @@ class Transcript:
         self.partial: dict[str, Partial] = {}
         self.running: dict[str, Running] = {}
         self.has_more = False
+
+    @property
+    def path(self) -> list[DurableEvent]:
+        """The durable events of the newest turn and of what it continues, in the order of `seq`: what a reader shows
+        of a conversation that has branches."""
+        return chosen_path(self.events)
 
     def resume(self, cursor: Cursor) -> None:
         """Nothing is known and nothing came before `cursor`: an `ack` that created the context, or a cursor that was

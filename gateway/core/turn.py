@@ -173,11 +173,12 @@ class TurnMachine:
         effects: list[Effect] = [Store((event,))]
         return effects if call.waits else effects + self._run(call)
 
-    def finish(self, reason: Literal["stop", "length"], usage: Usage | None) -> list[Effect]:
+    def finish(self, reason: Literal["stop", "length"], usage: Usage | None, model: str | None = None) -> list[Effect]:
+        """`model` is the one that answered, where it is another than was asked."""
         if self.phase is not Phase.MODEL or self._open is None:
             return []
         status: MessageStatus = "complete" if reason == "stop" else "truncated"
-        message = self._close(status, usage)
+        message = self._close(status, usage, model)
         self._go(Phase.CALLS)
         return [Store((message,)), *self._advance()]
 
@@ -328,14 +329,14 @@ class TurnMachine:
             effects.append(Publish(self._make.delta(message_id, text, "text")))
         return effects
 
-    def _close(self, status: MessageStatus, usage: Usage | None) -> Message:
+    def _close(self, status: MessageStatus, usage: Usage | None, model: str | None = None) -> Message:
         opened = self._open
         assert opened is not None  # noqa: S101 - its callers have looked
         self._open = None
         self.steps += 1
         self._called = opened.calls > 0
         self._usage += usage or NO_USAGE
-        return self._make.message(opened.id, "".join(opened.text), status, usage)
+        return self._make.message(opened.id, "".join(opened.text), status, usage, model)
 
     def _run(self, call: TurnCall) -> list[Effect]:
         call.state = CallState.RUNNING

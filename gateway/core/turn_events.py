@@ -54,7 +54,10 @@ class TurnEvents:
             context_id=self._context_id, turn_id=self._turn_id, message_id=message_id, text=text, channel=channel
         )
 
-    def message(self, message_id: str, text: str, status: MessageStatus, usage: Usage | None) -> Message:
+    def message(
+        self, message_id: str, text: str, status: MessageStatus, usage: Usage | None, model: str | None = None
+    ) -> Message:
+        """`model` is the one that answered, where it is another than was asked."""
         return Message(
             context_id=self._context_id,
             turn_id=self._turn_id,
@@ -63,7 +66,7 @@ class TurnEvents:
             role="assistant",
             timestamp=self._now(),
             status=status,
-            model=self._model,
+            model=model or self._model,
             usage=usage,
         )
 

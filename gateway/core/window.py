@@ -1,144 +1,149 @@
-"""Which of a conversation the model is given: whole turns, the newest that fit, and what the operator said.
-
-Turns come in the order in which they ended, and the one that runs comes last, so that a call and its answer are
-never torn apart by a message that arrived between them.
-"""
+"""Which of a conversation a model is given: whole turns, the newest that fit, what is pinned, and a summary of the
+rest where there is one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import Final
 
-import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
-from gateway.core.inputs import AssistantInput, CallInput, ModelInput, TextInput, ToolResultInput
-from protocol.frames import DurableEvent, Message, ToolApproval, ToolCall, ToolResponse, TurnEnd
+from gateway.core.inputs import ModelInput, ToolResultInput
+from gateway.core.thread import Node
 
-__all__ = ["TooLong", "estimate_tokens", "fit", "turns_of"]
+__all__ = ["SLACK", "Cut", "TooLong", "Window", "choose", "shorten"]
+
+SLACK: Final = 0.7
+"""How much of the budget a new cut leaves filled, so that the next turns begin with the same words: providers keep what
+they read of a prefix, and a cut each turn would give them another one each time."""
+
+_KEPT = 400
 
 
 class TooLong(Exception):
-    """The running turn alone does not fit."""
+    """What must be given does not fit."""
 
 
-def turns_of(events: Sequence[DurableEvent], current: str) -> list[list[DurableEvent]]:
-    """The events by turn: those that ended, in that order, messages without a turn among them where they were
-    stored, and `current` last. Turns that wait, and direct tool calls, are not for the model."""
-    open_turns: dict[str, list[DurableEvent]] = {}
-    done: list[list[DurableEvent]] = []
-    for event in events:
-        if event.turn_id is None:
-            if isinstance(event, Message):
-                done.append([event])
-            continue
-        open_turns.setdefault(event.turn_id, []).append(event)
-        if isinstance(event, TurnEnd) and event.turn_id != current:
-            done.append(open_turns.pop(event.turn_id))
-    done.append(open_turns.get(current, []))
-    # A turn that the page cut begins with something else than what was asked.
-    return [turn for turn in done if turn and isinstance(turn[0], Message) and turn[0].role != "assistant"]
+class Cut(Struct, frozen=True):
+    """Where the path was cut: its oldest turn that is given, and the summary that stands before it, by the id of the
+    last turn that it covers."""
+
+    oldest: str
+    summary: str | None = None
 
 
-def _inputs(turn: Sequence[DurableEvent]) -> list[ModelInput]:
-    """One turn as the model reads it: each step with its calls, then their answers, then what was said meanwhile.
+class Window(Struct, frozen=True):
+    """What is given, oldest first: `pinned` turns that would have been left out, the summary, `turns`. `cut` None:
+    the whole path."""
 
-    A steering message is read by the step after the one during which it was stored, so it stands between the two. A
-    step begins when the calls of the one before are answered or, where that one made none, when somebody steered.
+    turns: Sequence[Node]
+    pinned: Sequence[Node]
+    cut: Cut | None
+
+    @property
+    def summary(self) -> str | None:
+        return self.cut.summary if self.cut is not None else None
+
+
+def choose(
+    path: Iterable[Node],
+    budget: float,
+    cost: Callable[[Node], float],
+    *,
+    pinned: Sequence[Node] = (),
+    summaries: Mapping[str, float] | None = None,
+    last: Cut | None = None,
+) -> Window:
+    """What of `path` (newest first) fits into `budget` tokens. `summaries` are what there is of them, with their cost,
+    by the last turn that they cover; `last` is where the path was cut before, which is kept while it fits.
+
+    Raises TooLong where the newest turn with what is pinned does not fit.
     """
-    calls: dict[str | None, list[ToolCall]] = {}
-    edits: dict[str, dict[str, Any]] = {}
-    answers: dict[str, ToolResponse] = {}
-    for event in turn:
-        if isinstance(event, ToolCall):
-            calls.setdefault(event.message_id, []).append(event)
-        elif isinstance(event, ToolResponse):
-            answers[event.tool_call_id] = event
-        elif isinstance(event, ToolApproval) and event.parameters is not None:
-            edits[event.tool_call_id] = event.parameters
-    inputs: list[ModelInput] = []
-    meanwhile: list[ModelInput] = []
-    answered: set[str] = set()
-    waiting: set[str] = set()  # calls of the step that was closed last, not answered yet
-    begins = True  # whether what is said now begins a step
-    for event in turn:
-        if isinstance(event, ToolResponse):
-            answered.add(event.tool_call_id)
-            if waiting and waiting <= answered:
-                waiting.clear()
-                inputs += meanwhile
-                meanwhile.clear()
-        if not isinstance(event, Message):
-            continue
-        if event.role != "assistant":
-            said = TextInput("system" if event.role == "system" else "user", event.content)
-            (inputs if begins else meanwhile).append(said)
-            begins = False
-            continue
-        made = calls.get(event.id, [])
-        text = event.content if isinstance(event.content, str) else ""
-        if text or made:
-            inputs.append(
-                AssistantInput(text, tuple(CallInput(c.id, c.tool, edits.get(c.id, c.parameters)) for c in made))
-            )
-        inputs.extend(_result(call, answers.get(call.id)) for call in made)
-        waiting = {call.id for call in made} - answered
-        begins = not made and not meanwhile
-        if not waiting:
-            inputs += meanwhile
-            meanwhile.clear()
-    return inputs + meanwhile
-
-
-def _result(call: ToolCall, answer: ToolResponse | None) -> ToolResultInput:
-    if answer is None:
-        return ToolResultInput(call.id, "There is no answer.", is_error=True)
-    if answer.status == "success":
-        return ToolResultInput(call.id, _text(answer.result), is_error=False)
-    words = {
-        "timeout": "The tool took too long.",
-        "denied": "The user did not allow this call.",
-        "cancelled": "The call was cancelled.",
-        "interrupted": "The call was interrupted; whether it had an effect is not known.",
-    }.get(answer.status, "The tool failed.")
-    detail = f" {_text(answer.result)}" if answer.result is not None else ""
-    return ToolResultInput(call.id, words + detail, is_error=True)
-
-
-def _text(result: Any) -> str:
-    return result if isinstance(result, str) else msgspec.json.encode(result).decode()
-
-
-def estimate_tokens(item: ModelInput) -> int:
-    """A rough count: four bytes a token, and what a message costs besides."""
-    if isinstance(item, ToolResultInput):
-        return 8 + len(item.content.encode()) // 4
-    if isinstance(item, AssistantInput):
-        calls = sum(16 + len(call.tool) + len(msgspec.json.encode(call.parameters)) // 4 for call in item.calls)
-        return 8 + len(item.content.encode()) // 4 + calls
-    return 8 + len(item.content.encode() if isinstance(item.content, str) else msgspec.json.encode(item.content)) // 4
-
-
-def fit(
-    turns: Sequence[Sequence[DurableEvent]], budget: int, count: Callable[[ModelInput], int] = estimate_tokens
-) -> list[ModelInput]:
-    """The inputs that fit into `budget` tokens: the last turn, then the newest others, whole; turns that begin with a
-    system message are kept wherever they stand. Raises TooLong where the last turn and those do not fit."""
-    parts = [_inputs(turn) for turn in turns]
-    costs = [sum(count(item) for item in part) for part in parts]
-    last = len(parts) - 1
-    kept = {
-        place
-        for place, part in enumerate(parts)
-        if place == last or (part and isinstance(part[0], TextInput) and part[0].role == "system")
-    }
-    left = budget - sum(costs[place] for place in kept)
-    if left < 0:
+    nodes = iter(path)
+    pins = {node.id: node for node in pinned}
+    turns = [next(nodes)]
+    reserved = sum(cost(node) for node in pins.values() if node.id != turns[0].id)
+    total = reserved + cost(turns[0])
+    if total > budget:
         raise TooLong
-    for place in range(last - 1, -1, -1):
-        if place in kept:
-            continue
-        if costs[place] > left:
+    known = summaries or {}
+    before = known.get(last.summary, 0.0) if last is not None and last.summary is not None else 0.0
+    covered: str | None = None  # the newest summary on the path
+    for node in nodes:
+        if covered is None and node.id in known:
+            covered = node.id
+        price = 0.0 if node.id in pins else cost(node)
+        if total + price > budget:
             break
-        left -= costs[place]
-        kept.add(place)
-    return [item for place in sorted(kept) for item in parts[place]]
+        total += price
+        turns.append(node)
+        if last is not None and node.id == last.oldest and total + before <= budget:
+            return _window(turns, pins, last)
+    else:
+        return _window(turns, pins, None)
+    if covered is None and known:
+        covered = next((node.id for node in nodes if node.id in known), None)
+    return _cut(turns, budget, cost, pins, reserved, covered, known.get(covered or "", 0.0))
+
+
+def _cut(
+    turns: Sequence[Node],
+    budget: float,
+    cost: Callable[[Node], float],
+    pins: Mapping[str, Node],
+    reserved: float,
+    summary: str | None,
+    summary_cost: float,
+) -> Window:
+    total = reserved + cost(turns[0])
+    if total + summary_cost > budget:
+        summary, summary_cost = None, 0.0
+    total += summary_cost
+    prices = [0.0 if node.id in pins else cost(node) for node in turns]
+    covered = next((place for place, node in enumerate(turns) if node.id == summary), None)
+    if covered and total + sum(prices[1:covered]) <= budget:
+        kept = turns[:covered]
+    else:
+        # A gap, so it may as well be a wide one.
+        kept = turns[: 1 + _first_over(prices[1:covered], budget * SLACK - total)]
+    return _window(kept, pins, Cut(kept[-1].id, summary))
+
+
+def _first_over(prices: Sequence[float], room: float) -> int:
+    """How many of the first fit."""
+    return next((count for count, total in enumerate(accumulate(prices)) if total > room), len(prices))
+
+
+def _window(turns: Sequence[Node], pins: Mapping[str, Node], cut: Cut | None) -> Window:
+    given = {node.id for node in turns}
+    return Window(turns[::-1], [node for id, node in pins.items() if id not in given], cut)
+
+
+def shorten(
+    inputs: Sequence[ModelInput], budget: float, cost: Callable[[ModelInput], float]
+) -> list[ModelInput] | None:
+    """The inputs with the middle of the longest tool results left out, so that they fit; None where that is not
+    enough."""
+    costs = [cost(item) for item in inputs]
+    shorter = list(inputs)
+    while sum(costs) > budget:
+        place = max(range(len(shorter)), key=lambda place: _can_lose(shorter[place]))
+        item = shorter[place]
+        if not isinstance(item, ToolResultInput) or not _can_lose(item):
+            return None
+        share = (sum(costs) - budget) / costs[place]
+        kept = max(_KEPT, int(len(item.content) * (1 - share)) - _KEPT)
+        shorter[place] = item = replace(item, content=_middle_out(item.content, kept))
+        costs[place] = cost(item)
+    return shorter
+
+
+def _can_lose(item: ModelInput) -> int:
+    return max(0, len(item.content) - 2 * _KEPT) if isinstance(item, ToolResultInput) else 0
+
+
+def _middle_out(text: str, kept: int) -> str:
+    half = kept // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters are left out here …]\n{text[-half:]}"

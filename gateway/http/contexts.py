@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.auth.principal import Principal
+from gateway.context_settings import ContextSettings
 from gateway.contexts import Contexts
 from gateway.http.replies import Guard, body, json_bytes, json_reply, page_size
 from protocol.errors import ProtocolError
@@ -27,11 +28,14 @@ class NewContext(msgspec.Struct, frozen=True):
     id: Id | None = None
     title: Title | None = None
     metadata: dict[str, Any] | None = None
+    settings: ContextSettings | None = None
 
 
 class ContextChange(msgspec.Struct, frozen=True):
     title: Title | None = None
     metadata: dict[str, Any] | None = None
+    settings: ContextSettings | None = None
+    pinned: Annotated[list[Id], msgspec.Meta(max_length=64)] | None = None
 
 
 def context_routes(guard: Guard, contexts: Contexts, max_bytes: int) -> list[Route]:
@@ -42,7 +46,7 @@ def context_routes(guard: Guard, contexts: Contexts, max_bytes: int) -> list[Rou
 
     async def create(request: Request, principal: Principal) -> Response:
         wanted = await body(request, NewContext, max_bytes)
-        record, created = await contexts.create(principal, wanted.id, wanted.title, wanted.metadata)
+        record, created = await contexts.create(principal, wanted.id, wanted.title, wanted.metadata, wanted.settings)
         return json_reply(_shown(record), 201 if created else 200)
 
     async def read(request: Request, principal: Principal) -> Response:
@@ -51,11 +55,8 @@ def context_routes(guard: Guard, contexts: Contexts, max_bytes: int) -> list[Rou
     async def change(request: Request, principal: Principal) -> Response:
         wanted = await body(request, ContextChange, max_bytes)
         key = contexts.key(principal, request.path_params["id"])
-        return json_reply(_shown(await contexts.update(key, wanted.title, wanted.metadata)))
-
-    async def delete(request: Request, principal: Principal) -> Response:
-        await contexts.delete(contexts.key(principal, request.path_params["id"]))
-        return Response(status_code=204)
+        changed = await contexts.update(key, wanted.title, wanted.metadata, wanted.settings, wanted.pinned)
+        return json_reply(_shown(changed))
 
     async def events(request: Request, principal: Principal) -> Response:
         key = contexts.key(principal, request.path_params["id"])
@@ -69,7 +70,6 @@ def context_routes(guard: Guard, contexts: Contexts, max_bytes: int) -> list[Rou
         Route("/v1/contexts", guard(create), methods=["POST"]),
         Route(one, guard(read), methods=["GET"]),
         Route(one, guard(change), methods=["PATCH"]),
-        Route(one, guard(delete), methods=["DELETE"]),
         Route(f"{one}/events", guard(events), methods=["GET"]),
     ]
 
@@ -79,6 +79,7 @@ def _shown(record: ContextRecord) -> dict[str, Any]:
         "id": record.key.id,
         "title": record.title,
         "metadata": msgspec.json.decode(record.metadata) if record.metadata is not None else None,
+        "settings": msgspec.json.decode(record.settings) if record.settings is not None else None,
         "created_at": _time(record.created_at),
         "updated_at": _time(record.updated_at),
     }

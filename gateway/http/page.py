@@ -14,6 +14,7 @@ from starlette.routing import Route
 from gateway.auth.authenticator import LOCAL, Authenticator
 from gateway.auth.tickets import Tickets
 from gateway.settings import Settings
+from protocol.errors import ProtocolError
 
 __all__ = ["page_routes"]
 
@@ -26,6 +27,13 @@ def page_routes(tickets: Tickets, authenticator: Authenticator, settings: Settin
     template = _PAGE.read_text(encoding="utf-8")
     models = {name: model.provider for name, model in settings.models.items()}
 
+    async def known(request: Request) -> bool:
+        """Whether the host's application knows who looks, so that the page needs no token."""
+        try:
+            return await authenticator.from_host(request) is not None
+        except ProtocolError:
+            return False
+
     async def page(request: Request) -> Response:
         token: str | None = None
         ticket = request.query_params.get("ticket")
@@ -36,7 +44,8 @@ def page_routes(tickets: Tickets, authenticator: Authenticator, settings: Settin
         facts = {
             "version": version("tidegate"),
             "models": models,
-            "local": settings.local,
+            "local": authenticator.local_token is not None,
+            "known": await known(request),
             "tokens": settings.auth.jwt is not None,
             "token": token,
         }

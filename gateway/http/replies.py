@@ -19,7 +19,7 @@ from protocol.errors import ERRORS, ProtocolError
 from protocol.ids import new_id
 from stores.ports import StoreError
 
-__all__ = ["Endpoint", "Guard", "Handler", "body", "json_bytes", "json_reply", "page_size", "refuse"]
+__all__ = ["Endpoint", "Guard", "Handler", "body", "json_bytes", "json_reply", "page_size", "read_body", "refuse"]
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -56,7 +56,7 @@ class Guard:
     def __call__(self, handler: Handler) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             try:
-                principal = await self._authenticator.from_headers(request.headers, request.query_params)
+                principal = await self._authenticator.from_connection(request)
                 if principal is None:
                     raise ProtocolError("unauthenticated", "show an API key or a token in a header")
                 return await handler(request, principal)
@@ -70,17 +70,23 @@ class Guard:
         return endpoint
 
 
-async def body(request: Request, shape: type[_T], limit: int) -> _T:
-    """The request's JSON as `shape`; raises `too_large` beyond `limit` bytes, `invalid_frame` with the path."""
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body; raises `too_large` beyond `limit` bytes."""
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
         if len(data) > limit:
             raise ProtocolError("too_large", f"a body has {limit} bytes at most")
+    return bytes(data)
+
+
+async def body(request: Request, shape: type[_T], limit: int) -> _T:
+    """The request's JSON as `shape`; raises `too_large` beyond `limit` bytes, `invalid_frame` with the path."""
+    data = await read_body(request, limit)
     try:
-        return msgspec.json.decode(bytes(data), type=shape)
+        return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:
-        raise invalid_frame(error, bytes(data), shape) from error
+        raise invalid_frame(error, data, shape) from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ProtocolError("invalid_frame", "the body is not valid JSON") from error
 

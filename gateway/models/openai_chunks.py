@@ -7,17 +7,16 @@ servers leave out, repeat or invent some.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, cast
+from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
-from gateway.models.port import CallReady, Finish, ModelError, ModelPiece, TextPiece
+from gateway.models.answer_parts import MAX_ARGUMENTS, Channel, cut_call, read_call, too_long_call
+from gateway.models.port import CallReady, Finish, ModelError, ModelPiece
 from protocol.frames import Usage
 
 __all__ = ["MAX_ARGUMENTS", "Answer", "Chunk"]
 
-MAX_ARGUMENTS = 1 << 20
 _BROKEN = ("content_filter", "error", "abort")
 
 
@@ -92,38 +91,12 @@ class _OpenCall(Struct):
     def ready(self, *, cut: bool) -> CallReady:
         """`cut` says that the answer reached its limit here, so that no arguments at all may be a part of some."""
         if cut and not self.has_arguments:
-            return CallReady(self.name, {}, "The answer reached its limit before the arguments of this call.")
+            return cut_call(self.name)
         if self.whole is not None:
             return CallReady(self.name, self.whole)
         if self.too_long:
-            return CallReady(self.name, {}, f"The arguments are longer than {MAX_ARGUMENTS} characters.")
-        try:
-            value: Any = msgspec.json.decode(self.arguments.strip() or "{}")
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            return CallReady(self.name, {}, f"The arguments are not valid JSON: {error}")
-        if not isinstance(value, dict):
-            return CallReady(self.name, {}, "The arguments must be a JSON object.")
-        return CallReady(self.name, cast("dict[str, Any]", value))
-
-
-class _Channel(Struct):
-    """One channel's text. A server that cuts between the halves of a surrogate pair gets them joined again; a half
-    that stays alone becomes U+FFFD, since it can't be written as UTF-8."""
-
-    name: Literal["text", "reasoning"]
-    half: str = ""
-
-    def add(self, text: str) -> Iterator[TextPiece]:
-        text, self.half = self.half + text, ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self.half = text[:-1], text[-1]
-        if text:
-            yield TextPiece(_scalar(text), self.name)
-
-    def end(self) -> Iterator[TextPiece]:
-        if self.half:
-            self.half = ""
-            yield TextPiece("�", self.name)
+            return too_long_call(self.name)
+        return read_call(self.name, self.arguments)
 
 
 class Answer(Struct):
@@ -134,8 +107,8 @@ class Answer(Struct):
     reason: str | None = None
     usage: Usage | None = None
     _call: _OpenCall | None = None
-    _text: _Channel = field(default_factory=lambda: _Channel("text"))
-    _reasoning: _Channel = field(default_factory=lambda: _Channel("reasoning"))
+    _text: Channel = field(default_factory=lambda: Channel("text"))
+    _reasoning: Channel = field(default_factory=lambda: Channel("reasoning"))
 
     def feed(self, chunk: Chunk) -> Iterator[ModelPiece]:
         """The pieces that are complete with this chunk. Raises ModelError where the provider gave up."""
@@ -218,9 +191,3 @@ def _usage(usage: ChunkUsage) -> Usage:
         cached_tokens=cached or 0,
         reasoning_tokens=reasoning or 0,
     )
-
-
-def _scalar(text: str) -> str:
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

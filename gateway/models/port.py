@@ -29,11 +29,13 @@ __all__ = [
 
 class ModelRequest(Struct, frozen=True, kw_only=True):
     """One step: `inputs` oldest first; every call in them is followed by its answer before anything else is said.
-    `owner` is the namespace of the principal who asks, for what may be kept for them alone."""
+    `owner` is the namespace of the principal who asks, for what may be kept for them alone. `fresh`: an answer that
+    was kept will not do, as it is another one that is wanted."""
 
     inputs: Sequence[ModelInput]
     tools: Sequence[ToolSpec] = ()
     owner: str = ""
+    fresh: bool = False
 
 
 class TextPiece(Struct, frozen=True):

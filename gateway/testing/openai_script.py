@@ -6,13 +6,13 @@ that send whole calls without an index.
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+
+from gateway.testing.script_steps import CommonStep, Cut, Delay, Hold, Raw, ScriptedReply, Stall, split_words
 
 __all__ = [
     "CallFragment",
@@ -80,48 +80,15 @@ class Chunk(Struct, frozen=True):
     value: Any
 
 
-class Raw(Struct, frozen=True):
-    """Bytes of the body as they are."""
-
-    data: bytes
-
-
 class Done(Struct, frozen=True):
     """`data: [DONE]`"""
 
 
-class Hold(Struct, frozen=True):
-    """Wait until the event is set, or the client goes away."""
-
-    until: asyncio.Event
+Step = Text | Reasoning | CallFragment | Finish | Usage | Chunk | Done | CommonStep
 
 
-class Delay(Struct, frozen=True):
-    """Wait so many seconds, or until the client goes away."""
-
-    seconds: float
-
-
-class Stall(Struct, frozen=True):
-    """Send nothing more, until the client goes away."""
-
-
-class Cut(Struct, frozen=True):
-    """Break the connection in the middle of the body."""
-
-
-Step = Text | Reasoning | CallFragment | Finish | Usage | Chunk | Raw | Done | Hold | Delay | Stall | Cut
-
-
-class Reply(Struct, kw_only=True):
-    """One answer of the server: `body`, or else the `steps` as an event stream. Status and headers leave with the first
-    step that sends something, so that a Stall or a Cut before it leaves the client without either."""
-
-    steps: Sequence[Step] = ()
-    status: int = 200
-    content_type: str = "text/event-stream"
-    headers: dict[str, str] = msgspec.field(default_factory=dict[str, str])
-    body: bytes | None = None
+class Reply(ScriptedReply[Step], kw_only=True):
+    """One answer of the server (ScriptedReply), with ready-made ones."""
 
     @staticmethod
     def text(text: str, *, reason: str = "stop", usage: Usage | None = None) -> Reply:
@@ -146,7 +113,7 @@ class Reply(Struct, kw_only=True):
 
 def words(text: str) -> list[Text]:
     """A step a word; together they are exactly `text`."""
-    return [Text(word) for word in re.findall(r"\s*\S+\s*|\s+", text)]
+    return [Text(word) for word in split_words(text)]
 
 
 def call_steps(shape: Shape, calls: Sequence[tuple[str, dict[str, Any]]]) -> list[CallFragment]:

@@ -13,10 +13,10 @@ from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, cast, get_t
 import msgspec
 from msgspec import Struct
 
-from gateway.tools.port import ToolContext, ToolError, ToolSettings
+from gateway.tools.port import Tool, ToolContext, ToolError, ToolSettings
 from gateway.tools.threads import ToolThreads
 
-__all__ = ["TOOL_NAME", "NativeTool", "tool"]
+__all__ = ["TOOL_NAME", "NativeTool", "as_tool", "tool"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -147,6 +147,13 @@ def tool(
         return NativeTool(decorated, own_name if name is None else name, settings)
 
     return decorate if function is None else decorate(function)
+
+
+def as_tool(given: Tool | Callable[..., Any]) -> Tool:
+    """What is a tool as it is; a bare function as `@tool` would make it one. Raises TypeError or ValueError."""
+    if inspect.isfunction(given) or inspect.ismethod(given):
+        return tool(given)
+    return cast("Tool", given)
 
 
 def _shape(function: Callable[..., Any], tool_name: str) -> tuple[str | None, type[Struct]]:

@@ -61,6 +61,8 @@ class AsgiOutlet:
         finally:
             self._closing = self._closing or (1006, "")
             self._unsent.clear()
+            if self._on_drain is not None:
+                self._on_drain()
 
     def write(self, frames: Frames) -> None:
         for payload in frames.payloads:

@@ -71,7 +71,8 @@ class Outlet(Protocol):
         ...
 
     def on_drain(self, callback: Callable[[], None]) -> None:
-        """Set what is called each time the socket becomes writable again. It replaces the one before."""
+        """Set what is called each time the socket becomes writable again, and when the connection is lost, so that
+        nobody waits for a peer that is gone. It replaces the one before."""
         ...
 
     def close(self, code: int, reason: str) -> None:

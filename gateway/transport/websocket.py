@@ -123,9 +123,11 @@ class SocketProtocol(asyncio.Protocol):
             self._deadline.cancel()
         self._disconnect(1006, "", drop=False)
         self._output.drained.wake()
-        self._on_drain = None
+        gone, self._on_drain = self._on_drain, None
         self._upgrade = None
         self._unparsed = b""
+        if gone is not None:
+            gone()
 
     def pause_writing(self) -> None:
         self._output.pause()

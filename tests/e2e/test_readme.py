@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 from tests.e2e.gateways import GatewayProcess
@@ -28,6 +29,26 @@ async def test_twenty_lines_of_python_chat(gateway: GatewayProcess) -> None:
     said = await _run(chat.replace("http://127.0.0.1:8000", gateway.url), TIDEGATE_KEY=gateway.key())
     assert said.startswith('countdown answered: {"counted":5}')
     assert "TurnEnd(" in said
+
+
+async def test_the_gateway_mounts_in_five_lines(tmp_path: Path) -> None:
+    code = next(code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "FastAPI(" in code)
+    served = """
+from starlette.testclient import TestClient
+with TestClient(app) as host:
+    print(host.get("/chat/readyz").status_code, host.get("/chat/v1/contexts").status_code)
+"""
+    said = await _run(f"import os; os.chdir({str(tmp_path)!r})\n{code}{served}")
+    assert said.split() == ["200", "401"]
+
+
+async def test_the_settings_of_each_provider_are_settings() -> None:
+    from gateway.settings import Settings
+
+    sections = [tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", README, re.DOTALL)]
+    models = {name: model for section in sections for name, model in section.get("models", {}).items()}
+    assert [model["provider"] for model in models.values()] == ["openai", "anthropic", "openai"]
+    assert list(Settings.of(models=models).models) == list(models)
 
 
 async def test_the_tool_is_one(tmp_path: Path) -> None:

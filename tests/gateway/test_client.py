@@ -11,7 +11,7 @@ from websockets.asyncio.server import ServerConnection
 
 from gateway import tool
 from gateway.client import Client, Disconnected, Refused, TurnFailed, connect
-from gateway.client_link import socket_url
+from gateway.client_websocket import socket_url
 from protocol.frames import (
     Ack,
     AnswerTool,

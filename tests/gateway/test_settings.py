@@ -227,3 +227,36 @@ def test_no_local_mode_for_other_machines(tmp_path: Path, host: str) -> None:
         check_exposure(load_settings(write(tmp_path, f"auth = {{local = true, jwt.key = '{SECRET}'}}"), {}, flags))
     check_exposure(load_settings(write(tmp_path, "auth = {local = false}"), {}, flags))
     check_exposure(load_settings(write(tmp_path, f"auth = {{jwt.key = '{SECRET}'}}"), {}, flags))
+
+
+TWO_MODELS = '[models.fast]\nprovider = "demo"\n[models.slow]\nprovider = "demo"\ndelay = 5\n'
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "models"),
+    [
+        ("", "demo", ["demo"]),
+        ("", "local", ["local"]),
+        (TWO_MODELS, "fast", ["fast", "slow"]),
+        (TWO_MODELS, "slow", ["slow", "fast"]),
+        (TWO_MODELS, "local", ["local", "fast", "slow"]),
+    ],
+)
+def test_the_flag_picks_the_default_model(tmp_path: Path, config: str, name: str, models: list[str]) -> None:
+    settings = load_settings(write(tmp_path, config), {}, {"model": name})
+    assert list(settings.models) == models
+    assert settings.models[name].provider == (name if name not in ("fast", "slow") else "demo")
+
+
+def test_the_flag_keeps_what_the_settings_say_of_a_model(tmp_path: Path) -> None:
+    config = write(tmp_path, f'{TWO_MODELS}[models.local]\nprovider = "demo"\ndelay = 7\n')
+    settings = load_settings(config, {"TIDEGATE_MODELS_LOCAL_MAX_TOKENS": "9"}, {"model": "local"})
+    assert list(settings.models) == ["local", "fast", "slow"]
+    assert settings.models["local"] == ModelSettings(provider="demo", delay=7, max_tokens=9)
+    assert settings.models["slow"].delay == 5
+
+
+def test_the_flag_names_no_model_that_is_not_there(tmp_path: Path) -> None:
+    words = refusal(write(tmp_path, TWO_MODELS), model="openai")
+    assert words == "--model: there is no model 'openai', expected one of fast, slow, demo, local"
+    assert refusal(write(tmp_path, ""), model="") == "--model: there is no model '', expected one of demo, local"

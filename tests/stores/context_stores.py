@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stores.ports import ContextStore
-from stores.records import ContextKey, EventRow, NewCall, NewEvent, NewTurn, Turn, TurnRows
+from stores.records import ContextKey, EventRow, NewCall, NewEvent, NewTurn, NewUsage, Turn, TurnRows
 from stores.sqlite import SqliteStore
 from tests.reference_store import ReferenceStore
 
@@ -33,6 +33,7 @@ __all__ = [
     "submitted",
     "tool_call",
     "turn",
+    "used",
 ]
 
 ALL = 1000
@@ -106,6 +107,22 @@ def approval(id: str, call_id: str, turn_id: str) -> NewEvent:
 
 def end(turn_id: str) -> NewEvent:
     return NewEvent(id=f"{turn_id}/end", type="turn_end", body=b"{}", turn_id=turn_id)
+
+
+def used(day: str, model: str = "demo", *, subject: str = "ann", estimated: bool = False) -> NewUsage:
+    """Figures of a model call, all of them different."""
+    return NewUsage(
+        tenant="t",
+        subject=subject,
+        day=day,
+        model=model,
+        input_tokens=100,
+        output_tokens=20,
+        cached_tokens=5,
+        reasoning_tokens=3,
+        cost=7,
+        estimated=estimated,
+    )
 
 
 # ---- steps on the way to what a test looks at

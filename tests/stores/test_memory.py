@@ -109,6 +109,24 @@ async def test_a_cache_is_bounded() -> None:
     assert [await cache.get(name) for name in ("a", "b", "c")] == [b"a", None, b"c"]
 
 
+async def test_a_cache_is_bounded_in_bytes() -> None:
+    now = 0.0
+    cache = MemoryCache(clock=lambda: now, max_bytes=10)
+    for name, size in (("a", 4), ("b", 4), ("a", 5), ("c", 1)):
+        await cache.set(name, b"x" * size, 60 if name != "c" else 1)
+    assert [len(await cache.get(name) or b"") for name in ("a", "b", "c")] == [5, 4, 1]
+    now = 2.0
+    # What was taken or has expired counts no more.
+    assert await cache.take("b") is not None
+    assert await cache.get("c") is None
+    assert await cache.add("d", b"x" * 5, 60)
+    assert [len(await cache.get(name) or b"") for name in ("a", "d")] == [5, 5]
+    await cache.set("e", b"x", 60)
+    assert [len(await cache.get(name) or b"") for name in ("a", "d", "e")] == [0, 5, 1]
+    await cache.set("f", b"x" * 11, 60)
+    assert [await cache.get(name) for name in ("d", "e", "f")] == [None, None, None]
+
+
 async def test_a_bus_forgets_the_channels_that_nobody_listens_to() -> None:
     bus = MemoryBus()
     stops = [await bus.listen(f"channel {n}", Received[bytes]()) for n in range(3)]

@@ -14,6 +14,8 @@ from stores.ports import Busy, Unavailable
 from stores.records import ContextKey, NewEvent, NewTurn
 from stores.sqlite import SqliteStore
 
+MIGRATIONS = Path(__file__).parents[2] / "stores" / "migrations" / "sqlite"
+
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncGenerator[SqliteStore]:
@@ -32,7 +34,7 @@ def event(id: str, type: str = "message") -> NewEvent:
 async def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
     key = ContextKey("ann", "c")
     url = f"sqlite:///{tmp_path}/deep/er/store.db"
-    assert await migrate(url) == ["0001_initial"]
+    assert await migrate(url) == sorted(script.stem for script in MIGRATIONS.glob("*.sql"))
     assert await migrate(url) == []
     store = await open_store(url)
     await store.submit(key, event("m"), None)

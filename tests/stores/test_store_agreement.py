@@ -15,8 +15,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from protocol.frames import WhenBusy
-from stores.ports import ContextStore, StoreError
-from stores.records import CancelRequest, ContextKey, EventRow, NewEvent, Turn, TurnRows, TurnState
+from stores.ports import ContextStore, StoreError, UsageStore
+from stores.records import (
+    CancelRequest,
+    ContextKey,
+    EventRow,
+    NewEvent,
+    Summary,
+    Turn,
+    TurnRows,
+    TurnState,
+    UsageBy,
+    UsagePage,
+)
 from tests.stores.context_stores import (
     ALL,
     approval,
@@ -28,6 +39,7 @@ from tests.stores.context_stores import (
     response,
     tool_call,
     turn,
+    used,
 )
 
 KEYS = [ContextKey("t/ann", "conv_a"), ContextKey("t/ann", "conv_b")]
@@ -86,7 +98,20 @@ async def _create(store: ContextStore, step: Step) -> object:
 async def _update(store: ContextStore, step: Step) -> object:
     number = len((await store.history(step.key, None, ALL)).rows) + len(await store.unsequenced(step.key))
     event = NewEvent(id=f"x{number}", type="context", body=b"{}")
-    return await store.update_context(step.key, None, None, event)
+    return await store.update_context(
+        step.key,
+        f"title {step.n}" if step.n else None,
+        b"{}" if step.well else None,
+        event,
+        settings=b'{"n":%d}' % step.n,
+        pins=[f"m{step.n}", f"m{step.n}", "u0"] if step.n == 2 else None,
+        if_untitled=step.n == 3,
+    )
+
+
+async def _summarise(store: ContextStore, step: Step) -> object:
+    summary = Summary(turn_id=step.turn, first_id="t0", turns=step.n, text=f"summary {step.n}")
+    return await store.put_summary(step.key, summary)
 
 
 async def _delete(store: ContextStore, step: Step) -> object:
@@ -106,7 +131,7 @@ async def _submit(store: ContextStore, step: Step) -> object:
 
 async def _submit_free(store: ContextStore, step: Step) -> object:
     taken = step.turn if step.well else f"u{step.n}"  # "d0" is another kind of event
-    return await store.submit(step.key, message(taken), None)
+    return await store.submit(step.key, replace(message(taken), pinned=step.n == 0), None)
 
 
 async def _steer(store: ContextStore, step: Step) -> object:
@@ -141,7 +166,7 @@ async def _claim(store: ContextStore, step: Step) -> object:
 
 async def _write(store: ContextStore, step: Step) -> object:
     runs_on: Literal["server", "client"] = "client" if step.n % 2 else "server"
-    events = [message(f"m{step.n}", step.turn)]
+    events = [replace(message(f"m{step.n}", step.turn), usage=used(f"2026-01-0{1 + step.n}"))]
     if step.n < 3:
         session_id = "s1" if step.n == 1 else None
         draft = b"{}" if step.n == 2 else None
@@ -191,6 +216,7 @@ async def _record(store: ContextStore, step: Step) -> object:
 ACTS: dict[str, Act] = {
     "create": _create,
     "update": _update,
+    "summarise": _summarise,
     "delete": _delete,
     "raise_epoch": _raise_epoch,
     "submit": _submit,
@@ -239,6 +265,21 @@ def _comparable(answer: Any) -> Any:
     return answer
 
 
+async def _thread(store: ContextStore, key: ContextKey) -> object:
+    """The newest of a conversation, what is older, and what is newer than the oldest of those."""
+    newest = await store.thread(key, None, 3)
+    if newest is None:
+        return None
+    looks: list[object] = [await store.find_event(key, "m1")]
+    if newest.rows:
+        first = newest.rows[0].order
+        newer = await store.thread(key, first, 2)
+        looks += [await store.older(key, first, 2), list(newer.rows) if newer is not None else None]
+    summaries = [replace(summary, order=0) for summary in newest.summaries]
+    context = replace(newest.context, created_at=0, updated_at=0, epoch=0, born=0)
+    return _comparable([list(newest.rows), looks]), summaries, list(newest.pins), context
+
+
 async def _ask(asked: Awaitable[object]) -> object:
     try:
         return _comparable(await asked)
@@ -259,6 +300,7 @@ async def _look(store: ContextStore) -> dict[str, object]:
             f"{key.id} unsequenced": store.unsequenced(key),
             f"{key.id} unsequenced of t0": store.unsequenced(key, "t0"),
             f"{key.id} next": store.next_turn(key),
+            f"{key.id} thread": _thread(store, key),
             f"{key.id} active": store.active_turn(key),
             f"{key.id} open calls": store.open_calls(key, 4),
         }
@@ -273,6 +315,11 @@ async def _look(store: ContextStore) -> dict[str, object]:
             )
     looks["stray"] = set(await store.stray_contexts(1e12, ALL))
     return looks
+
+
+async def _look_at_usage(store: UsageStore) -> list[UsagePage]:
+    groups: list[UsageBy] = ["day", "context"]
+    return [await store.usage("t", "t/ann", "2026-01-01", "2026-01-31", by, None, ALL) for by in groups]
 
 
 async def _aimed(store: ContextStore, step: Step) -> Step:
@@ -301,6 +348,7 @@ async def _agree(steps: list[Step]) -> None:
                 act = ACTS[step.act]
                 assert await _ask(act(sqlite, step)) == await _ask(act(reference, step)), step
                 assert await _look(sqlite) == await _look(reference), step
+                assert await _look_at_usage(sqlite) == await _look_at_usage(reference), step
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 from starlette.datastructures import Headers, QueryParams
+from starlette.requests import HTTPConnection
 
 from gateway.auth.api_keys import ApiKeys, create_key
 from gateway.auth.authenticator import LOCAL, Authenticator
+from gateway.auth.host import HostScheme
 from gateway.auth.jwt import JwtSettings, JwtVerifier
 from gateway.auth.principal import Principal
 from gateway.auth.tickets import Tickets
@@ -171,14 +171,24 @@ async def test_a_store_that_is_away_refuses_for_now(setting: Setting) -> None:
 
 
 async def test_a_hosts_own_scheme_comes_first(setting: Setting) -> None:
-    async def badge(headers: Mapping[str, str], query: Mapping[str, str]) -> Principal | None:
-        if headers.get("x-badge") == "forged":
+    async def badge(connection: HTTPConnection) -> Principal | None:
+        if connection.headers.get("x-badge") == "forged":
             raise ProtocolError("unauthenticated", "that is no badge of ours")
-        return CUSTOM if "x-badge" in headers else None
+        return CUSTOM if "x-badge" in connection.headers else None
 
-    authenticator = Authenticator(ApiKeys(setting.store), None, setting.tickets, custom=badge)
-    shown = {"x-badge": "7", "authorization": "Basic YTpi"}
-    assert await authenticator.from_headers(shown, {}) == CUSTOM
-    assert await authenticator.from_headers({}, {}) is None
+    host = HostScheme(badge, ())
+    authenticator = Authenticator(ApiKeys(setting.store), None, setting.tickets, host=host)
+
+    async def who(**headers: str) -> Principal | None:
+        raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": "http", "method": "GET", "headers": raw, "query_string": b""}
+        return await authenticator.from_connection(HTTPConnection(scope))
+
+    assert await who(x_badge="7", authorization="Basic YTpi") == CUSTOM
+    assert await who() is None
     with pytest.raises(ProtocolError, match="no badge of ours"):
-        await authenticator.from_headers({"x-badge": "forged"}, {})
+        await who(x_badge="forged")
+    key = await create_key(setting.store, "alice")
+    assert await who(x_api_key=key) == Principal(tenant="default", subject="alice")
+    with pytest.raises(ProtocolError):
+        await who(x_api_key=key + "x")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.core.fold import Gap, Transcript, event_key, merge
 from gateway.core.snapshot import make_snapshot
@@ -29,6 +30,7 @@ from protocol.frames import (
 )
 from protocol.ids import Cursor
 from stores.records import Entry
+from tests.gateway.core.conversations import turn
 from tests.gateway.core.log_strategy import CONTEXT, entries_of, log_fold, logs, read_all, rows_of
 
 NO_USAGE = Usage(input_tokens=0, output_tokens=0)
@@ -301,3 +303,13 @@ def test_a_key_names_an_event_whatever_its_seq() -> None:
 def test_the_encoder_writes_the_tag_first() -> None:
     assert encode(delta("a")).startswith(b'{"type":"delta",')
     assert encode(progress(1)).startswith(b'{"type":"tool_progress",')
+
+
+def test_a_transcript_shows_the_path_of_the_newest_message() -> None:
+    transcript = Transcript("c")
+    transcript.resume(Cursor(1, 0))
+    kept, left, again = turn("t1"), turn("t2"), turn("t3", replaces="t2")
+    for seq, event in enumerate([*kept, *left, *again], start=1):
+        transcript.apply(replace(event, seq=seq))
+    assert [event.turn_id for event in transcript.path] == ["t1"] * 3 + ["t3"] * 3
+    assert len(transcript.events) == 9

@@ -146,6 +146,13 @@ def test_a_step_is_start_deltas_message_and_then_the_end() -> None:
     assert turn.phase is Phase.OVER
 
 
+@pytest.mark.parametrize(("answered", "named"), [(None, "m"), ("other", "other")])
+def test_a_message_names_the_model_that_answered(answered: str | None, named: str) -> None:
+    message = stored(begun().finish("stop", None, answered))[0]
+    assert isinstance(message, Message)
+    assert message.model == named
+
+
 def test_the_providers_limit_truncates_the_message_and_completes_the_turn() -> None:
     effects = begun().finish("length", None)
     message = stored(effects)[0]

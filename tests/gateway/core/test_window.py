@@ -1,230 +1,161 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from itertools import chain
 
 import pytest
 
-from gateway.core.inputs import AssistantInput, CallInput, ModelInput, TextInput, ToolResultInput
-from gateway.core.window import TooLong, estimate_tokens, fit, turns_of
-from protocol.frames import (
-    ContextChanged,
-    DurableEvent,
-    ImagePart,
-    Message,
-    ResponseStatus,
-    Role,
-    TextPart,
-    ToolApproval,
-    ToolCall,
-    ToolResponse,
-    TurnEnd,
-    Usage,
-)
-
-MANY = 1 << 30
+from gateway.core.inputs import ModelInput, TextInput, ToolResultInput
+from gateway.core.thread import Node, Thread
+from gateway.core.window import Cut, TooLong, Window, choose, shorten
+from protocol.frames import DurableEvent
+from tests.gateway.core.conversations import message, turn
 
 
-def message(id: str, turn: str | None, role: Role = "user", content: Any = None) -> Message:
-    text = id if content is None else content
-    return Message(context_id="c", turn_id=turn, id=id, content=text, role=role, timestamp="now", status="complete")
+def thread_of(*turns: Sequence[DurableEvent]) -> Thread:
+    thread = Thread()
+    thread.older(list(enumerate(chain.from_iterable(turns), start=1)), reaches=True)
+    return thread
 
 
-def call(id: str, turn: str, of: str | None) -> ToolCall:
-    return ToolCall(
-        context_id="c",
-        turn_id=turn,
-        id=id,
-        tool="charge",
-        parameters={"amount": 1},
-        timestamp="now",
-        runs_on="server",
-        message_id=of,
-    )
+def conversation(length: int) -> Thread:
+    """Turns `t1`, `t2`, …, and `now`."""
+    return thread_of(*[turn(f"t{n}") for n in range(1, length + 1)], [message("now", "now")])
 
 
-def answer(id: str, turn: str, result: Any = "paid", status: ResponseStatus = "success") -> ToolResponse:
-    return ToolResponse(
-        context_id="c", turn_id=turn, id=f"r{id}", tool_call_id=id, result=result, status=status, timestamp="now"
-    )
-
-
-def end(turn: str) -> TurnEnd:
-    return TurnEnd(
-        context_id="c", turn_id=turn, status="complete", steps=1, usage=Usage(input_tokens=0, output_tokens=0)
-    )
-
-
-def turn(id: str) -> list[DurableEvent]:
-    return [message(id, id), message(f"{id}a", id, "assistant"), end(id)]
-
-
-def user(text: str) -> TextInput:
-    return TextInput("user", text)
-
-
-def said(text: str, *calls: str) -> AssistantInput:
-    return AssistantInput(text, tuple(CallInput(made, "charge", {"amount": 1}) for made in calls))
-
-
-def paid(id: str) -> ToolResultInput:
-    return ToolResultInput(id, "paid", is_error=False)
-
-
-def read(*events: DurableEvent) -> list[ModelInput]:
-    """What the model is given of one turn."""
-    return fit([events], MANY)
-
-
-def one(item: ModelInput) -> int:
+def one(node: Node) -> float:
     return 1
 
 
-# ---- turns
-
-
-def test_turns_come_as_they_ended_and_the_current_one_last() -> None:
-    first, second = turn("t1"), turn("t2")
-    events = [first[0], message("now", "now"), second[0], message("note", None), *second[1:], *first[1:]]
-    found = turns_of(events, "now")
-    assert [group[0].id for group in found if isinstance(group[0], Message)] == ["note", "t2", "t1", "now"]
-
-
-def test_what_is_not_for_the_model_is_left_out() -> None:
-    waiting = message("waits", "waits")
-    direct = [call("direct", "direct", None), answer("direct", "direct"), end("direct")]
-    cut = [message("cut", "cut", "assistant"), end("cut")]
-    changed = ContextChanged(context_id="c", title="new")
-    assert turns_of([*cut, waiting, *direct, changed, message("now", "now")], "now") == [[message("now", "now")]]
-
-
-def test_the_current_turn_stays_last_also_when_it_has_ended() -> None:
-    assert [group[0] for group in turns_of([*turn("t1"), *turn("t2")], "t1")] == [turn("t2")[0], turn("t1")[0]]
-
-
-# ---- one turn
-
-
-def test_a_call_is_followed_by_its_answer_whenever_that_came() -> None:
-    steps = [message("u", "t"), call("c1", "t", "a"), call("c2", "t", "a"), answer("c2", "t")]
-    events = [*steps, message("a", "t", "assistant"), answer("c1", "t"), message("b", "t", "assistant")]
-    assert read(*events) == [user("u"), said("a", "c1", "c2"), paid("c1"), paid("c2"), said("b")]
-
-
-def test_a_message_without_text_or_calls_says_nothing() -> None:
-    assert read(message("u", "t"), message("a", "t", "assistant", "")) == [user("u")]
-    assert read(message("u", "t"), message("a", "t", "assistant", [TextPart(text="x")])) == [user("u")]
-
-
-def test_edited_parameters_are_what_the_model_sees() -> None:
-    edit = ToolApproval(context_id="c", turn_id="t", tool_call_id="c1", approved=True, parameters={"amount": 2})
-    plain = ToolApproval(context_id="c", turn_id="t", tool_call_id="c2", approved=True)
-    events = [message("u", "t"), call("c1", "t", "a"), call("c2", "t", "a"), edit, plain]
-    _, step, *_ = read(*events, message("a", "t", "assistant"))
-    assert isinstance(step, AssistantInput)
-    assert [made.parameters for made in step.calls] == [{"amount": 2}, {"amount": 1}]
-
-
-@pytest.mark.parametrize(
-    ("status", "result", "words"),
-    [
-        ("success", {"n": 1}, '{"n":1}'),
-        ("error", "no such card", "The tool failed. no such card"),
-        ("timeout", None, "The tool took too long."),
-        ("denied", "too much", "The user did not allow this call. too much"),
-        ("cancelled", None, "The call was cancelled."),
-        ("interrupted", None, "The call was interrupted; whether it had an effect is not known."),
-    ],
-)
-def test_an_answer_in_words(status: ResponseStatus, result: Any, words: str) -> None:
-    asked = [message("u", "t"), call("c1", "t", "a"), message("a", "t", "assistant")]
-    answered = read(*asked, answer("c1", "t", result, status))
-    assert answered[-1] == ToolResultInput("c1", words, is_error=status != "success")
-
-
-def test_a_call_without_an_answer_is_answered_so() -> None:
-    events = [message("u", "t"), call("c1", "t", "a"), message("a", "t", "assistant")]
-    assert read(*events)[-1] == ToolResultInput("c1", "There is no answer.", is_error=True)
-
-
-# ---- steering
-
-
-def test_what_was_said_while_a_step_was_written_comes_after_it() -> None:
-    events = [message("u", "t"), message("s", "t"), message("a", "t", "assistant")]
-    assert read(*events) == [user("u"), said("a"), user("s")]
-    assert read(*events, message("b", "t", "assistant")) == [user("u"), said("a"), user("s"), said("b")]
-
-
-def test_what_was_said_after_a_step_without_calls_began_the_next() -> None:
-    events = [message("u", "t"), message("a", "t", "assistant"), message("s", "t"), message("b", "t", "assistant")]
-    assert read(*events) == [user("u"), said("a"), user("s"), said("b")]
-
-
-def test_what_was_said_while_calls_ran_was_read_by_the_next_step() -> None:
-    before = [message("u", "t"), call("c1", "t", "a"), message("a", "t", "assistant"), message("s", "t")]
-    assert read(*before) == [
-        user("u"),
-        said("a", "c1"),
-        ToolResultInput("c1", "There is no answer.", is_error=True),
-        user("s"),
-    ]
-    after = [answer("c1", "t"), message("late", "t"), message("b", "t", "assistant")]
-    assert read(*before, *after) == [user("u"), said("a", "c1"), paid("c1"), user("s"), said("b"), user("late")]
-
-
-def test_what_was_said_before_the_calls_of_a_step_ended_comes_after_them() -> None:
-    step = [message("s", "t"), call("c1", "t", "a"), answer("c1", "t"), message("a", "t", "assistant")]
-    events = [message("u", "t"), *step, message("b", "t", "assistant"), message("s2", "t")]
-    assert read(*events) == [user("u"), said("a", "c1"), paid("c1"), user("s"), said("b"), user("s2")]
+def given(window: Window) -> list[str]:
+    return [node.id for node in window.turns]
 
 
 # ---- what fits
 
 
-def test_the_newest_whole_turns_that_fit_are_given() -> None:
-    turns = [turn("t1"), turn("t2"), [message("now", "now")]]
-    assert fit(turns, 5, one) == [user("t1"), said("t1a"), user("t2"), said("t2a"), user("now")]
-    assert fit(turns, 4, one) == fit(turns, 3, one) == [user("t2"), said("t2a"), user("now")]
-    assert fit(turns, 1, one) == [user("now")]
+def test_all_is_given_while_it_fits() -> None:
+    window = choose(conversation(3).path("now"), 4, one)
+    assert given(window) == ["t1", "t2", "t3", "now"]
+    assert window.cut is None
+    assert window.summary is None
+
+
+def test_a_cut_leaves_room_for_the_turns_to_come() -> None:
+    window = choose(conversation(12).path("now"), 10, one)
+    assert given(window) == ["t7", "t8", "t9", "t10", "t11", "t12", "now"]
+    assert window.cut == Cut("t7")
+
+
+def test_a_cut_stays_where_it_is_until_the_room_is_used_up() -> None:
+    last = None
+    begins: list[str] = []
+    for length in range(1, 25):
+        window = choose(conversation(length).path("now"), 10, one, last=last)
+        assert len(window.turns) <= 10
+        last = window.cut
+        begins.append(window.turns[0].id)
+    assert begins == ["t1"] * 9 + ["t5"] * 4 + ["t9"] * 4 + ["t13"] * 4 + ["t17"] * 3
 
 
 def test_nothing_older_follows_what_did_not_fit() -> None:
-    turns = [[message("short", None)], turn("long"), [message("now", "now")]]
-    assert fit(turns, 2, one) == [user("now")]
+    thread = thread_of([message("short", None)], turn("long"), [message("now", "now")])
+    window = choose(thread.path("now"), 2, lambda node: 5 if node.id == "long" else 1)
+    assert given(window) == ["now"]
+    assert window.cut == Cut("now")
 
 
-def test_what_the_operator_said_is_always_given_in_its_place() -> None:
-    system = [message("rules", None, "system")]
-    turns = [turn("t1"), system, turn("t2"), [message("now", "now")]]
-    assert fit(turns, 2, one) == [TextInput("system", "rules"), user("now")]
-    assert fit(turns, 4, one) == [TextInput("system", "rules"), user("t2"), said("t2a"), user("now")]
+def test_a_cut_of_another_path_means_nothing() -> None:
+    assert given(choose(conversation(3).path("now"), 10, one, last=Cut("elsewhere"))) == ["t1", "t2", "t3", "now"]
 
 
 def test_a_turn_that_does_not_fit_alone_is_refused() -> None:
     with pytest.raises(TooLong):
-        fit([[message("now", "now")]], 0, one)
+        choose(conversation(3).path("now"), 0.5, one)
+
+
+# ---- pins
+
+
+def test_what_is_pinned_is_given_wherever_it_stands() -> None:
+    thread = conversation(12)
+    window = choose(thread.path("now"), 6, one, pinned=[thread["t2"], thread["t12"], thread["now"]])
+    assert [node.id for node in window.pinned] == ["t2"]
+    assert given(window) == ["t11", "t12", "now"]
+
+
+def test_what_is_pinned_takes_its_room_before_the_rest() -> None:
+    thread = conversation(3)
     with pytest.raises(TooLong):
-        fit([[message("rules", None, "system")], [message("now", "now")]], 1, one)
+        choose(thread.path("now"), 1, one, pinned=[thread["t1"]])
 
 
-def test_a_turn_that_says_nothing_costs_nothing() -> None:
-    silent = [message("silent", "silent", "assistant", "")]
-    assert fit([silent, [message("now", "now")]], 1, one) == [user("now")]
+# ---- summaries
 
 
-@pytest.mark.parametrize("kind", ["text", "parts", "assistant", "result"])
-def test_the_estimate_grows_with_the_bytes(kind: Literal["text", "parts", "assistant", "result"]) -> None:
-    def item(size: int) -> ModelInput:
-        text = "ä" * size
-        match kind:
-            case "text":
-                return TextInput("user", text)
-            case "parts":
-                return TextInput("user", [ImagePart(mime_type="image/png", data=text)])
-            case "assistant":
-                return AssistantInput("", (CallInput("c1", "charge", {"text": text}),))
-            case "result":
-                return ToolResultInput("c1", text, is_error=False)
+def test_the_newest_summary_on_the_path_stands_for_what_it_covers() -> None:
+    window = choose(conversation(12).path("now"), 10, one, summaries={"t3": 2, "t8": 2, "elsewhere": 2})
+    assert given(window) == ["t9", "t10", "t11", "t12", "now"]
+    assert window.cut == Cut("t9", "t8")
+    assert window.summary == "t8"
 
-    assert estimate_tokens(item(4000)) - estimate_tokens(item(0)) == 2000
-    assert estimate_tokens(item(0)) >= 8
+
+def test_a_summary_is_not_used_while_all_fits() -> None:
+    window = choose(conversation(3).path("now"), 10, one, summaries={"t2": 1})
+    assert given(window) == ["t1", "t2", "t3", "now"]
+    assert window.summary is None
+
+
+def test_a_summary_that_is_far_behind_leaves_a_gap_rather_than_nothing() -> None:
+    window = choose(conversation(30).path("now"), 10, one, summaries={"t2": 2})
+    assert given(window) == ["t27", "t28", "t29", "t30", "now"]
+    assert window.summary == "t2"
+
+
+def test_a_summary_stays_until_the_room_is_used_up() -> None:
+    last = Cut("t9", "t8")
+    window = choose(conversation(13).path("now"), 10, one, summaries={"t8": 2, "t11": 2}, last=last)
+    assert window.cut == last
+    window = choose(conversation(17).path("now"), 10, one, summaries={"t8": 2, "t11": 2}, last=last)
+    assert window.cut == Cut("t12", "t11")
+
+
+def test_a_cut_with_a_summary_is_made_anew_where_both_do_not_fit() -> None:
+    window = choose(conversation(12).path("now"), 10, one, summaries={"t2": 5}, last=Cut("t3", "t2"))
+    assert given(window) == ["t12", "now"]
+
+
+def test_a_summary_that_does_not_fit_beside_the_turn_is_left_out() -> None:
+    window = choose(conversation(12).path("now"), 10, one, summaries={"t8": 9.5})
+    assert window.summary is None
+    assert len(window.turns) == 7
+
+
+# ---- one turn that is too long
+
+
+def result(length: int) -> ToolResultInput:
+    return ToolResultInput("c", "x" * length, is_error=False)
+
+
+def cost(item: ModelInput) -> float:
+    assert not isinstance(item, TextInput) or isinstance(item.content, str)
+    return len(item.content)
+
+
+def test_long_results_lose_their_middle() -> None:
+    inputs: list[ModelInput] = [TextInput("user", "how?"), result(50_000), result(1_000), result(30_000)]
+    shorter = shorten(inputs, 20_000, cost)
+    assert shorter is not None
+    assert sum(map(cost, shorter)) <= 20_000
+    assert shorter[0] == inputs[0]
+    assert shorter[2] == inputs[2]
+    assert "characters are left out here" in str(shorter[1])
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    assert shorten([result(5_000)], 5_000, cost) == [result(5_000)]
+
+
+def test_what_a_person_said_is_not_shortened() -> None:
+    assert shorten([TextInput("user", "x" * 5_000), result(600)], 1_000, cost) is None

@@ -107,3 +107,24 @@ async def test_it_stands_for_the_inner_model() -> None:
     assert (model.name, model.context_window, model.max_tokens) == ("scripted", 10, 5)
     await model.close()
     assert inner.shut
+
+
+async def test_what_is_put_around_the_inner_model_is_part_of_each_try() -> None:
+    inner, naps = Scripted([failure()], WHOLE), list[float]()
+    begun: list[int] = []
+
+    class Counted(Scripted):
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelPiece, None]:
+            begun.append(len(naps))
+            async for piece in inner.stream(request):
+                yield piece
+
+    async def sleep(seconds: float) -> None:
+        naps.append(seconds)
+
+    model = RetryingModel(inner, attempts=2, base_delay=1.0, random=lambda: 0.5, sleep=sleep)
+    around = model.around(lambda one: Counted() if one is inner else one)
+    assert [piece async for piece in around.stream(REQUEST)] == WHOLE
+    assert (begun, naps) == ([0, 1], [0.5])
+    await model.close()
+    assert inner.shut

@@ -1,0 +1,116 @@
+"""What a model is asked for behind the user's back: a title, a summary of what will not fit; and what of a
+conversation is to be summarised."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from gateway.core.inputs import AssistantInput, CallInput, ModelInput, TextInput
+from gateway.core.thread import Node
+from protocol.frames import Content, ImagePart, ResourcePart
+
+__all__ = ["MAX_TITLE", "clean_title", "due", "summary_prompt", "title_prompt", "transcript"]
+
+MAX_TITLE: Final = 80
+
+_DUE = 0.6  # so much of the budget is not covered by a summary: time to make one, while the rest still fits
+_LEFT = 0.3  # so much of it stays as it is
+_AT_ONCE = 0.5  # so much is summarised at a time
+_SHOWN = 4_000  # characters of one message or result that a title or summary is made of
+
+_TITLE = (
+    "Write a title for the conversation below: at most six words, in the language of the conversation, without quotes "
+    "and without a full stop at the end. Answer with the title alone."
+)
+_SUMMARY = (
+    "Summarise the conversation below for an assistant that goes on with it and will not see it: who wants what, "
+    "facts, names, numbers and decisions, results of tools, and what is still open. Write in the language of the "
+    "conversation, at most {words} words. Answer with the summary alone."
+)
+_SPACE = re.compile(r"\s+")
+
+
+def title_prompt(turns: Sequence[Node]) -> list[ModelInput]:
+    """`turns` oldest first."""
+    return [TextInput("system", _TITLE), TextInput("user", transcript(turns))]
+
+
+def clean_title(text: str) -> str | None:
+    """A model's answer as a title; None where there is nothing of one."""
+    title = _SPACE.sub(" ", text).strip().strip("\"'“”„«»`*#").strip()
+    if len(title) > MAX_TITLE:
+        title = title[: MAX_TITLE - 1].rstrip() + "…"
+    return title or None
+
+
+def summary_prompt(before: str | None, turns: Sequence[Node], words: int) -> list[ModelInput]:
+    """`before` is the summary of what came before `turns`, which come oldest first."""
+    told = f"[Summary of what was said before]\n{before}\n\n" if before is not None else ""
+    return [TextInput("system", _SUMMARY.format(words=words)), TextInput("user", told + transcript(turns))]
+
+
+def due(path: Iterable[Node], covered: str | None, budget: float, cost: Callable[[Node], float]) -> list[Node]:
+    """The turns to summarise next, oldest first, whole; none where there is room. `path` comes newest first and ends
+    with the turn `covered`, the last that the summary before covers."""
+    open_turns: list[Node] = []
+    for node in path:
+        if node.id == covered:
+            break
+        open_turns.append(node)
+    costs = [cost(node) for node in open_turns]
+    if sum(costs) <= budget * _DUE:
+        return []
+    left = 0.0
+    kept = 0
+    for price in costs:
+        if kept and left + price > budget * _LEFT:
+            break
+        left += price
+        kept += 1
+    wanted: list[Node] = []
+    total = 0.0
+    for node, price in zip(open_turns[: kept - 1 : -1], costs[: kept - 1 : -1], strict=True):
+        if wanted and total + price > budget * _AT_ONCE:
+            break
+        total += price
+        wanted.append(node)
+    return wanted
+
+
+def transcript(turns: Sequence[Node]) -> str:
+    """A conversation in plain text, calls with their answers."""
+    lines: list[str] = []
+    for node in turns:
+        calls: dict[str, CallInput] = {}
+        for item in node.inputs:
+            if isinstance(item, TextInput):
+                lines.append(f"{item.role.capitalize()}: {_shown(_words(item.content))}")
+            elif isinstance(item, AssistantInput):
+                if item.content:
+                    lines.append(f"Assistant: {_shown(item.content)}")
+                calls.update({call.id: call for call in item.calls})
+            else:
+                call = calls[item.call_id]
+                asked = msgspec.json.encode(call.parameters).decode()
+                lines.append(f"Tool {call.tool} {_shown(asked)} answered: {_shown(item.content)}")
+    return "\n".join(lines)
+
+
+def _words(content: Content) -> str:
+    if isinstance(content, str):
+        return content
+    words: list[str] = []
+    for part in content:
+        if isinstance(part, ImagePart):
+            words.append("[an image]")
+        else:
+            words.append(f"[{part.uri}]" if isinstance(part, ResourcePart) else part.text)
+    return " ".join(words)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} […]"

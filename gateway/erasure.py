@@ -1,0 +1,64 @@
+"""Deletion for good: of one context, or of all that a principal has, with every trace of it (docs/data.md)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.auth.principal import Principal
+from gateway.contexts import Contexts
+from gateway.sessions import Sessions
+from stores.ports import NotFound, OwnerStore
+from stores.records import ContextKey
+
+__all__ = ["Erasure"]
+
+_log = structlog.get_logger(__name__)
+_AT_ONCE = 50
+
+
+class Erasure:
+    """Raises StoreError. What a call deleted before it raised stays deleted; the same call again goes on."""
+
+    def __init__(self, contexts: Contexts, sessions: Sessions, store: OwnerStore) -> None:
+        self._contexts = contexts
+        self._sessions = sessions
+        self._store = store
+
+    async def context(self, key: ContextKey) -> None:
+        """Delete the context; nothing of it is on the disk any more when this returns."""
+        await self._delete(key)
+        await self._scrub()
+
+    async def everything(self, principal: Principal) -> int:
+        """Delete the contexts and sessions that the principal has now; how many contexts those were. A session that
+        a socket holds lives on with it, empty."""
+        deleted = 0
+        after = ""
+        while page := await self._store.contexts_after(principal.owner, after, _AT_ONCE):
+            answers = await asyncio.gather(*(self._delete_if_there(r.key) for r in page), return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer
+                deleted += answer
+            after = page[-1].key.id
+        await self._store.delete_sessions(principal.owner)
+        await self._sessions.forget_all(principal.owner)
+        await self._scrub()
+        return deleted
+
+    async def _delete(self, key: ContextKey) -> None:
+        await self._contexts.delete(key)
+        await self._sessions.forget(key)
+
+    async def _delete_if_there(self, key: ContextKey) -> bool:
+        try:
+            await self._delete(key)
+        except NotFound:
+            return False  # somebody else did
+        return True
+
+    async def _scrub(self) -> None:
+        if not await self._store.scrub():
+            _log.warning("what was deleted may still be on the disk: another process reads the store's file")

@@ -1,0 +1,116 @@
+"""A response of Server-Sent Events, which lasts as long as what it follows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Protocol
+
+import structlog
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.conversations import refusal
+from gateway.http.format import Format
+from gateway.http.streams import Following
+from gateway.http.told import Told
+from protocol.frames import Snapshot, TurnEnd
+from stores.ports import StoreError
+
+__all__ = ["EventStream", "Reading", "event_stream_headers", "told_in", "watching"]
+
+_log = structlog.get_logger(__name__)
+_RETRY_MS = 2000
+_KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class Reading(Protocol):
+    """What a response says: batches, empty ones where it is time for a sign of life, None at the end."""
+
+    async def read(self) -> list[Told] | None: ...
+
+    @property
+    def turn_end(self) -> TurnEnd | None: ...
+
+
+def event_stream_headers(format: Format) -> dict[str, str]:
+    return {
+        "cache-control": "no-cache, no-transform",
+        # What nginx and those that do as it does call "do not collect this".
+        "x-accel-buffering": "no",
+        **format.headers,
+    }
+
+
+async def told_in(format: Format, reading: Reading, following: Following) -> AsyncGenerator[bytes]:
+    """The body of a response, in pieces that are sent at once; the first one comes immediately."""
+    yield b": tidegate\nretry: %d\n\n" % _RETRY_MS
+    try:
+        while (told := await reading.read()) is not None:
+            yield b"".join(_said(format, one) for one in told) if told else _KEEP_ALIVE
+        reason = following.reason if reading.turn_end is None else None
+    except StoreError as error:
+        _log.warning("a stream was ended", reason=str(error))
+        reason = refusal(error)
+    last = format.end(reading.turn_end)
+    yield last if reason is None else b": %b\n\n%b" % (reason.message.encode(), last)
+
+
+def _said(format: Format, told: Told) -> bytes:
+    frame = told.frame
+    if isinstance(frame, Snapshot):
+        return format.snapshot(frame, told.data, told.cursor)
+    return format.event(frame, told.data, told.cursor)
+
+
+@asynccontextmanager
+async def watching(receive: Callable[[], Awaitable[Message]], gone: Callable[[], None]) -> AsyncGenerator[None]:
+    """Call `gone` when the client goes away meanwhile. The request's body must have been read."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+class EventStream(StreamingResponse):
+    """`closing` is left at the end, however that comes."""
+
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes],
+        headers: Mapping[str, str],
+        following: Following,
+        closing: AsyncExitStack,
+    ) -> None:
+        super().__init__(pieces, media_type="text/event-stream", headers=headers)
+        self._pieces = pieces
+        self._following = following
+        self._closing = closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._closing, watching(receive, self._following.hang_up):
+            try:
+                # An OSError is how ASGI says that the client is gone; a TimeoutError, that it reads nothing.
+                with suppress(OSError):
+                    await self._say(send)
+            finally:
+                await self._pieces.aclose()
+
+    async def _say(self, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            await self._following.taken(send(message))
+
+        await sent({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for piece in self._pieces:
+            if piece:
+                await sent({"type": "http.response.body", "body": piece, "more_body": True})
+        await sent({"type": "http.response.body", "body": b"", "more_body": False})

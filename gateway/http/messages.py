@@ -1,0 +1,78 @@
+"""`POST /v1/contexts/{id}/messages`: a message, and its turn as the answer (docs/protocol.md, section 6)."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.auth.principal import Principal
+from gateway.conversations import Conversations
+from gateway.http.event_stream import EventStream, event_stream_headers, told_in, watching
+from gateway.http.formats import format_of
+from gateway.http.replies import Guard, json_bytes, read_body
+from gateway.http.requests import cursor_of
+from gateway.http.streams import Following, Streams
+from gateway.http.turn_fold import TurnFold
+from gateway.http.turn_reading import TurnReading
+from gateway.turn_places import Place, TurnPlaces
+
+__all__ = ["message_routes", "wants_json"]
+
+
+def message_routes(
+    guard: Guard, streams: Streams, conversations: Conversations, places: TurnPlaces, max_bytes: int
+) -> list[Route]:
+    async def send(request: Request, principal: Principal) -> Response:
+        format, cursor = format_of(request), cursor_of(request)
+        frame = format.request(await read_body(request, max_bytes), request.path_params["id"])
+        as_json = wants_json(request.headers.get("accept", ""))
+        async with AsyncExitStack() as stack:
+            following = await stack.enter_async_context(streams.admit(principal))
+            receipt = await conversations.send(principal, frame, None)
+            place = await places.find(receipt, frame.id)
+            about = _about(place, duplicate=receipt.accepted.duplicate)
+            after = None if as_json else cursor
+            await following.open(place.key, after or place.before)
+            reading = TurnReading(following, places, place, after)
+            if as_json:
+                reply = await _whole(request, following, reading)
+                reply.headers.update(about)
+                return reply
+            headers = event_stream_headers(format) | about
+            return EventStream(told_in(format, reading, following), headers, following, stack.pop_all())
+
+    return [Route("/v1/contexts/{id}/messages", guard(send), methods=["POST"])]
+
+
+def wants_json(accept: str) -> bool:
+    """Whether of the two forms a client names JSON, and names it first."""
+    kinds = [kind.partition(";")[0].strip().lower() for kind in accept.split(",")]
+    named = [kind for kind in kinds if kind in ("application/json", "text/event-stream")]
+    return named[:1] == ["application/json"]
+
+
+def _about(place: Place, *, duplicate: bool) -> dict[str, str]:
+    """What an `ack` would say. It is no part of the context, so it has no place among the events."""
+    about = {"tidegate-message-id": place.message_id}
+    if place.turn_id is not None:
+        about["tidegate-turn-id"] = place.turn_id
+    if duplicate:
+        about["tidegate-duplicate"] = "true"
+    return about
+
+
+async def _whole(request: Request, following: Following, reading: TurnReading) -> Response:
+    """The turn's durable events: 200 once it is over, 202 where it waits for somebody."""
+    fold = TurnFold()
+    async with watching(request.receive, following.hang_up):
+        while (told := await reading.read()) is not None:
+            for one in told:
+                fold.take(one)
+            if following.caught_up and fold.waits and not reading.over:
+                return json_bytes(fold.document(), 202)
+    if not reading.over and following.reason is not None:
+        raise following.reason
+    return json_bytes(fold.document(), 200 if reading.over else 202)

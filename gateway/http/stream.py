@@ -1,0 +1,35 @@
+"""`GET /v1/contexts/{id}/stream`: a context followed without a socket (docs/protocol.md, section 6)."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.auth.principal import Principal
+from gateway.contexts import Contexts
+from gateway.http.event_stream import EventStream, event_stream_headers, told_in
+from gateway.http.formats import format_of
+from gateway.http.replies import Guard
+from gateway.http.requests import cursor_of
+from gateway.http.streams import Streams
+
+__all__ = ["stream_routes"]
+
+
+def stream_routes(guard: Guard, streams: Streams, contexts: Contexts) -> list[Route]:
+    async def follow(request: Request, principal: Principal) -> Response:
+        format, cursor = format_of(request), cursor_of(request)
+        key = contexts.key(principal, request.path_params["id"])
+        headers = event_stream_headers(format)
+        if request.method == "HEAD":
+            await contexts.read(key)
+            return Response(media_type="text/event-stream", headers=headers)
+        async with AsyncExitStack() as stack:
+            following = await stack.enter_async_context(streams.admit(principal))
+            await following.open(key, cursor)
+            return EventStream(told_in(format, following, following), headers, following, stack.pop_all())
+
+    return [Route("/v1/contexts/{id}/stream", guard(follow), methods=["GET"])]
