@@ -69,6 +69,10 @@ class AgUiFormat:
     def headers(self) -> Mapping[str, str]:
         return {}
 
+    @property
+    def over(self) -> bool:
+        return False
+
     def request(self, body: bytes, context_id: str) -> SendMessage:
         """The message in a RunAgentInput. Raises ProtocolError, which names the field."""
         found = read_run(body, context_id)

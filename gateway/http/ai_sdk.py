@@ -60,11 +60,16 @@ class AiSdkFormat:
         self._turn: _Turn | None = None
         self._over = False
         self._last: str | None = None
+        self._idle = False  # no turn went on when it was asked for
         self._out: list[bytes] = []
 
     @property
     def headers(self) -> Mapping[str, str]:
         return {"x-vercel-ai-ui-message-stream": "v1"}
+
+    @property
+    def over(self) -> bool:
+        return self._posted is None and self._turn is None and (self._idle or self._last is not None)
 
     def request(self, body: bytes, context_id: str) -> SendMessage:
         """The message in what DefaultChatTransport posts. Raises ProtocolError, which names the field."""
@@ -93,6 +98,7 @@ class AiSdkFormat:
             running = _running_turn(frame)
             if running is not None:
                 self._catch_up(frame, running)
+            self._idle = running is None
         return self._flush()
 
     def end(self, end: TurnEnd | None) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from gateway.http.told import Told
 from protocol.frames import Snapshot, TurnEnd
 from stores.ports import StoreError
 
-__all__ = ["EventStream", "Reading", "event_stream_headers", "told_in", "watching"]
+__all__ = ["EventStream", "Reading", "event_stream_headers", "said_in", "told_in", "watching"]
 
 _log = structlog.get_logger(__name__)
 _RETRY_MS = 2000
@@ -43,18 +43,23 @@ def event_stream_headers(format: Format) -> dict[str, str]:
     }
 
 
-async def told_in(format: Format, reading: Reading, following: Following) -> AsyncGenerator[bytes]:
-    """The body of a response, in pieces that are sent at once; the first one comes immediately."""
-    yield b": tidegate\nretry: %d\n\n" % _RETRY_MS
+async def told_in(format: Format, reading: Reading, following: Following, begun: bytes = b"") -> AsyncGenerator[bytes]:
+    """The body of a response, in pieces that are sent at once; the first one comes immediately, with what was `begun`
+    of it."""
+    yield b": tidegate\nretry: %d\n\n%b" % (_RETRY_MS, begun)
     try:
-        while (told := await reading.read()) is not None:
-            yield b"".join(_said(format, one) for one in told) if told else _KEEP_ALIVE
+        while not format.over and (told := await reading.read()) is not None:
+            yield said_in(format, told) if told else _KEEP_ALIVE
         reason = following.reason if reading.turn_end is None else None
     except StoreError as error:
         _log.warning("a stream was ended", reason=str(error))
         reason = refusal(error)
     last = format.end(reading.turn_end)
     yield last if reason is None else b": %b\n\n%b" % (reason.message.encode(), last)
+
+
+def said_in(format: Format, told: Sequence[Told]) -> bytes:
+    return b"".join(_said(format, one) for one in told)
 
 
 def _said(format: Format, told: Told) -> bytes:

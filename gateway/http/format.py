@@ -19,6 +19,12 @@ class Format(Protocol):
         """Headers of the response, besides those of every event stream."""
         ...
 
+    @property
+    def over(self) -> bool:
+        """Whether a response that follows a context has said all that it says: those that tell one turn end with it,
+        and have nothing to say where none goes on."""
+        ...
+
     def request(self, body: bytes, context_id: str) -> SendMessage:
         """The message in the body of a `POST`. Raises ProtocolError, which names the field."""
         ...

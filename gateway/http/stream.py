@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from gateway.auth.principal import Principal
 from gateway.contexts import Contexts
-from gateway.http.event_stream import EventStream, event_stream_headers, told_in
+from gateway.http.event_stream import EventStream, event_stream_headers, said_in, told_in
 from gateway.http.formats import format_of
 from gateway.http.replies import Guard
 from gateway.http.requests import cursor_of
@@ -30,6 +30,10 @@ def stream_routes(guard: Guard, streams: Streams, contexts: Contexts) -> list[Ro
         async with AsyncExitStack() as stack:
             following = await stack.enter_async_context(streams.admit(principal))
             await following.open(key, cursor)
-            return EventStream(told_in(format, following, following), headers, following, stack.pop_all())
+            # Without a cursor a snapshot comes at once, and tells whether there is anything to say.
+            begun = said_in(format, await following.read() or ()) if cursor is None else b""
+            if format.over:
+                return Response(status_code=204)
+            return EventStream(told_in(format, following, following, begun), headers, following, stack.pop_all())
 
     return [Route("/v1/contexts/{id}/stream", guard(follow), methods=["GET"])]

@@ -17,6 +17,10 @@ class TidegateFormat:
     def headers(self) -> Mapping[str, str]:
         return {}
 
+    @property
+    def over(self) -> bool:
+        return False
+
     def request(self, body: bytes, context_id: str) -> SendMessage:
         """The body is the frame; its `type`, `context_id` and `id` may be left out."""
         return frame_of(body, SendMessage, context_id)

@@ -121,6 +121,7 @@ async def test_ai_sdk_asks_again(run: Scenario, scenario: str) -> None:
 async def test_ai_sdk_stops_and_resumes_the_same_turn(run: Scenario) -> None:
     found = await run("ai_sdk.mjs", "stop_and_resume")
     assert 0 < len(found["before"]) < len(LONG)
+    assert found["after"] == LONG
     user, answer = found["messages"]
     assert (user["role"], _text(answer)) == ("user", LONG)
 
