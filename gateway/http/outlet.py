@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from gateway.transport.backlog import Backlog
 from gateway.transport.inbox import Signal
-from gateway.transport.port import HIGH_WATER, LOW_WATER, Frames
+from gateway.transport.port import Frames
 
 __all__ = ["ResponseOutlet"]
 
@@ -19,29 +20,25 @@ class ResponseOutlet:
     """
 
     __slots__ = (
+        "_backlog",
         "_ended",
         "_loop",
         "_news",
         "_nudged",
         "_on_drain",
-        "_size",
         "_taken",
         "_unsent",
-        "_unsent_since",
-        "_writable",
     )
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._unsent: list[bytes] = []
-        self._size = 0
+        self._backlog = Backlog(self._loop)
         self._taken = 0
-        self._unsent_since: float | None = None
         self._news = Signal()
         self._nudged = False
         self._ended = False
         self._on_drain: Callable[[], None] | None = None
-        self._writable = True
 
     # ---- the gateway's side
 
@@ -52,20 +49,17 @@ class ResponseOutlet:
     def write_one(self, payload: bytes) -> None:
         if self._ended:
             return
-        if not self._size:
-            self._unsent_since = self._loop.time()
         self._unsent.append(payload)
-        self._size += len(payload)
-        if self._size > HIGH_WATER:
-            self._writable = False
+        self._backlog.add(len(payload))
         self._news.wake()
 
     @property
     def writable(self) -> bool:
-        return self._writable and not self._ended
+        return self._backlog.flowing and not self._ended
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         self._on_drain = callback
+        self._backlog.on_flow = self._flows
 
     def close(self, code: int, reason: str) -> None:
         """A response has no code: what is unsent is still taken, then comes the end."""
@@ -81,7 +75,7 @@ class ResponseOutlet:
 
     @property
     def unsent_since(self) -> float | None:
-        return self._unsent_since if self._size else None
+        return self._backlog.since
 
     # ---- the response's side
 
@@ -93,7 +87,7 @@ class ResponseOutlet:
     @property
     def unsent(self) -> int:
         """The bytes that are held for the client."""
-        return self._size
+        return self._backlog.size
 
     async def take(self) -> list[bytes] | None:
         """All that was written since; waits for it. Empty after a `nudge`, None at the end."""
@@ -106,7 +100,7 @@ class ResponseOutlet:
                 return []
             await self._news.wait()
         payloads, self._unsent = self._unsent, []
-        self._taken = self._size
+        self._taken = self._backlog.size
         return payloads
 
     def nudge(self) -> None:
@@ -118,17 +112,16 @@ class ResponseOutlet:
         """The client is gone: nothing is kept for it any more."""
         self._ended = True
         self._unsent.clear()
-        self._size = self._taken = 0
+        self._backlog.clear()
+        self._taken = 0
         self._news.wake()
 
     def _release(self) -> None:
         """What was taken before has been sent."""
-        if not self._taken:
-            return
-        self._size = max(0, self._size - self._taken)
-        self._taken = 0
-        self._unsent_since = self._loop.time()
-        if not self._writable and self._size <= LOW_WATER:
-            self._writable = True
-            if self._on_drain is not None and self.writable:
-                self._on_drain()
+        taken, self._taken = self._taken, 0
+        if taken:
+            self._backlog.take(taken)
+
+    def _flows(self) -> None:
+        if self._on_drain is not None and not self._ended:
+            self._on_drain()

@@ -9,6 +9,7 @@ from typing import Any, cast
 from gateway.models.anthropic_events import Answer, Event, read_event
 from gateway.models.anthropic_messages import messages_body
 from gateway.models.anthropic_steps import Steps, running_steps, step_key
+from gateway.models.deadlines import next_deadline
 from gateway.models.port import AssistantInput, ModelError, ModelPiece, ModelRequest
 from gateway.models.settings import Timeouts
 
@@ -31,7 +32,6 @@ from gateway.models.anthropic_errors import (
 __all__ = ["ANTHROPIC_URL", "AnthropicModel"]
 
 ANTHROPIC_URL = "https://api.anthropic.com"
-_AFTER_THE_END = 5.0
 
 Json = dict[str, Any]
 _Stream = anthropic.AsyncStream[object]
@@ -94,18 +94,14 @@ class AnthropicModel:
         return self._max_tokens
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelPiece, None]:
-        loop = asyncio.get_running_loop()
         answer = Answer(self._name)
-        deadline = loop.time() + self._timeouts.first_token
+        deadline = asyncio.get_running_loop().time() + self._timeouts.first_token
         events = await self._open(request, deadline)
         try:
             while (event := await self._next(events, answer, deadline)) is not None:
                 for piece in answer.feed(event):
                     yield piece
-                if answer.reason is not None:
-                    deadline = loop.time() + min(_AFTER_THE_END, self._timeouts.between_tokens)
-                elif answer.begun:
-                    deadline = loop.time() + self._timeouts.between_tokens
+                deadline = next_deadline(answer, self._timeouts, deadline)
             if answer.reason is None and not answer.begun:
                 self._check_content_type(events)
             last = list(answer.finish())

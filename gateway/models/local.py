@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import structlog
 
+from gateway.models.deadlines import next_deadline
 from gateway.models.local_engine import Engine, EngineError
 from gateway.models.local_weights import MissingExtra
 from gateway.models.openai_chunks import Answer, Chunk
@@ -25,7 +26,6 @@ __all__ = ["CONTEXT_WINDOW", "MAX_TOKENS", "SLOTS", "LocalModel"]
 CONTEXT_WINDOW: Final = 8_192
 MAX_TOKENS: Final = 1_024
 SLOTS: Final = 2
-_AFTER_THE_END: Final = 5.0
 _DATA: Final = b"data: "
 _DONE: Final = b"[DONE]"
 
@@ -85,9 +85,8 @@ class LocalModel:
         return self._max_tokens
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelPiece, None]:
-        loop = asyncio.get_running_loop()
         answer = Answer(self._name)
-        deadline = loop.time() + self._timeouts.first_token
+        deadline = asyncio.get_running_loop().time() + self._timeouts.first_token
         async with self._place(deadline):
             response = await self._post(request, await self._loaded(deadline), deadline)
             events = _events(response)
@@ -95,10 +94,7 @@ class LocalModel:
                 while (chunk := await self._next(events, answer, deadline)) is not None:
                     for piece in answer.feed(chunk):
                         yield piece
-                    if answer.reason is not None:
-                        deadline = loop.time() + min(_AFTER_THE_END, self._timeouts.between_tokens)
-                    elif answer.begun:
-                        deadline = loop.time() + self._timeouts.between_tokens
+                    deadline = next_deadline(answer, self._timeouts, deadline)
                 for piece in answer.finish():
                     yield piece
             finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.models.deadlines import next_deadline
 from gateway.models.openai_chunks import Answer, Chunk
 from gateway.models.openai_messages import chat_body
 from gateway.models.port import ModelError, ModelPiece, ModelRequest
@@ -26,7 +27,6 @@ from gateway.models.openai_errors import DRIVER_ERRORS, model_error, rejects_str
 __all__ = ["OPENAI_URL", "OpenAIModel"]
 
 OPENAI_URL = "https://api.openai.com/v1"
-_AFTER_THE_END = 5.0
 
 _Stream = openai.AsyncStream[object]
 
@@ -80,18 +80,14 @@ class OpenAIModel:
         return self._max_tokens
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelPiece, None]:
-        loop = asyncio.get_running_loop()
         answer = Answer(self._name)
-        deadline = loop.time() + self._timeouts.first_token
+        deadline = asyncio.get_running_loop().time() + self._timeouts.first_token
         chunks = await self._open(request, deadline)
         try:
             while (chunk := await self._next(chunks, answer, deadline)) is not None:
                 for piece in answer.feed(chunk):
                     yield piece
-                if answer.reason is not None:
-                    deadline = loop.time() + min(_AFTER_THE_END, self._timeouts.between_tokens)
-                elif answer.begun:
-                    deadline = loop.time() + self._timeouts.between_tokens
+                deadline = next_deadline(answer, self._timeouts, deadline)
             if answer.reason is None and not answer.begun:
                 self._check_content_type(chunks)
             for piece in answer.finish():

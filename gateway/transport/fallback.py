@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from starlette.types import Send
 
-from gateway.transport.port import CLOSE_SECONDS, HIGH_WATER, LOW_WATER, Frames
+from gateway.transport.backlog import Backlog
+from gateway.transport.port import CLOSE_SECONDS, Frames
 
 __all__ = ["AsgiOutlet"]
 
@@ -21,25 +22,21 @@ class AsgiOutlet:
     """
 
     __slots__ = (
+        "_backlog",
         "_closing",
         "_limit",
         "_loop",
         "_news",
         "_on_drain",
         "_send",
-        "_size",
         "_unsent",
-        "_unsent_since",
-        "_writable",
     )
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._unsent: deque[bytes] = deque()
-        self._size = 0
-        self._unsent_since: float | None = None
-        self._writable = True
+        self._backlog = Backlog(self._loop)
         self._closing: tuple[int, str] | None = None
         self._limit: asyncio.Timeout | None = None
         self._news = asyncio.Event()
@@ -52,7 +49,7 @@ class AsgiOutlet:
                 async with asyncio.timeout(None if self._closing is None else CLOSE_SECONDS) as self._limit:
                     await self._write_on()
             except TimeoutError:
-                self._unsent.clear()
+                self._drop()
             code, reason = self._closing or (1011, "")
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
         except OSError:
@@ -60,7 +57,7 @@ class AsgiOutlet:
             return
         finally:
             self._closing = self._closing or (1006, "")
-            self._unsent.clear()
+            self._drop()
             if self._on_drain is not None:
                 self._on_drain()
 
@@ -71,20 +68,17 @@ class AsgiOutlet:
     def write_one(self, payload: bytes) -> None:
         if self._closing is not None:
             return
-        if not self._unsent:
-            self._unsent_since = self._loop.time()
         self._unsent.append(payload)
-        self._size += len(payload)
-        if self._size > HIGH_WATER:
-            self._writable = False
+        self._backlog.add(len(payload))
         self._news.set()
 
     @property
     def writable(self) -> bool:
-        return self._writable and self._closing is None
+        return self._backlog.flowing and self._closing is None
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         self._on_drain = callback
+        self._backlog.on_flow = self._flows
 
     def close(self, code: int, reason: str) -> None:
         if self._closing is None:
@@ -102,7 +96,15 @@ class AsgiOutlet:
 
     @property
     def unsent_since(self) -> float | None:
-        return self._unsent_since if self._unsent else None
+        return self._backlog.since
+
+    def _drop(self) -> None:
+        self._unsent.clear()
+        self._backlog.clear()
+
+    def _flows(self) -> None:
+        if self._on_drain is not None and self._closing is None:
+            self._on_drain()
 
     async def _write_on(self) -> None:
         while True:
@@ -117,9 +119,4 @@ class AsgiOutlet:
             payload = self._unsent[0]
             await self._send({"type": "websocket.send", "text": payload.decode()})
             self._unsent.popleft()
-            self._size -= len(payload)
-            self._unsent_since = self._loop.time()
-            if not self._writable and self._size <= LOW_WATER:
-                self._writable = True
-                if self._on_drain is not None and self.writable:
-                    self._on_drain()
+            self._backlog.take(len(payload))

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from starlette.types import Message
 
+from gateway.transport.backlog import Backlog
 from gateway.transport.inbox import Inbox, Signal
-from gateway.transport.port import HIGH_WATER, LOW_WATER, Frames
+from gateway.transport.port import Frames
 
 __all__ = ["MemoryPipe"]
 
@@ -28,9 +29,7 @@ class MemoryPipe:
         self._inbox = Inbox()
         self._room = Signal()
         self._unsent: deque[bytes] = deque()
-        self._size = 0
-        self._unsent_since: float | None = None
-        self._writable = True
+        self._backlog = Backlog(self._loop)
         self._news = Signal()
         self._taken = 0
         self._on_drain: Callable[[], None] | None = None
@@ -52,20 +51,17 @@ class MemoryPipe:
     def write_one(self, payload: bytes) -> None:
         if self.code is not None:
             return
-        if not self._unsent:
-            self._unsent_since = self._loop.time()
         self._unsent.append(payload)
-        self._size += len(payload)
-        if self._size > HIGH_WATER:
-            self._writable = False
+        self._backlog.add(len(payload))
         self._news.wake()
 
     @property
     def writable(self) -> bool:
-        return self._writable and self.code is None
+        return self._backlog.flowing and self.code is None
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         self._on_drain = callback
+        self._backlog.on_flow = self._flows
 
     def close(self, code: int, reason: str) -> None:
         if self.code is None:
@@ -80,12 +76,12 @@ class MemoryPipe:
 
     @property
     def unsent_since(self) -> float | None:
-        return self._unsent_since if self._unsent else None
+        return self._backlog.since
 
     @property
     def unsent(self) -> int:
         """The bytes that the client has not taken."""
-        return self._size
+        return self._backlog.size
 
     # ---- the client's side
 
@@ -108,20 +104,19 @@ class MemoryPipe:
                 return None
             await self._news.wait()
         payload = self._unsent.popleft()
-        self._size -= len(payload)
-        self._unsent_since = self._loop.time()
-        if not self._writable and self._size <= LOW_WATER:
-            self._writable = True
-            if self._on_drain is not None and self.writable:
-                self._on_drain()
+        self._backlog.take(len(payload))
         return payload
 
     def hang_up(self, code: int) -> None:
         """The client is gone: what it sent is still read, and nothing more is kept for it."""
         self._unsent.clear()
-        self._size = 0
+        self._backlog.clear()
         if self.code is None:
             self._end(code, "", drop=False)
+
+    def _flows(self) -> None:
+        if self._on_drain is not None and self.code is None:
+            self._on_drain()
 
     def _end(self, code: int, reason: str, *, drop: bool) -> None:
         self.code = code
