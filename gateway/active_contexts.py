@@ -18,6 +18,7 @@ from stores.records import ContextKey, ContextRecord, EventRow, Pin, Summary, Th
 __all__ = ["ActiveContext", "ActiveContexts"]
 
 _PAGE = 200
+_ROW_BYTES = 900  # what an event takes in memory besides its text
 
 
 class ActiveContext:
@@ -34,13 +35,15 @@ class ActiveContext:
         self.pinned: dict[str, Node] = {}
         self.cuts: dict[str, Cut | None] = {}
         self.calibrations: dict[str, Calibration] = {}
+        self.failures = 0  # how often in a row a title or summary was not made
+        self.turns_to_wait = 0  # before the next try
 
     @property
     def key(self) -> ContextKey:
         return self.record.key
 
-    def take(self, found: ThreadRows, after: int | None, *, whole: bool) -> None:
-        """Take in what was stored since `after`, or (None) the newest, which are the `whole` context."""
+    def take(self, found: ThreadRows, after: int | None) -> None:
+        """Take in what was stored since `after`, or (None) the newest."""
         if found.context.settings != self.record.settings:
             self.settings = decode_settings(found.context.settings)
         self.record = found.context
@@ -52,7 +55,7 @@ class ActiveContext:
         if after is not None:
             self.thread.newer(self._events(row for row in found.rows if row.order > self.thread.newest))
         elif not self.thread.newest:
-            self.older(found.rows, reaches=whole)
+            self.older(found.rows, reaches=not found.more)
 
     def older(self, rows: Sequence[EventRow], *, reaches: bool) -> None:
         """Take in what came just before."""
@@ -66,7 +69,7 @@ class ActiveContext:
     def _events(self, rows: Iterable[EventRow]) -> list[tuple[int, DurableEvent]]:
         events: list[tuple[int, DurableEvent]] = []
         for row in rows:
-            self.size += len(row.body)
+            self.size += len(row.body) + _ROW_BYTES
             events.append((row.order, decode_durable(row.body)))
         return events
 
@@ -104,27 +107,30 @@ class ActiveContexts:
                 if after is not None:
                     continue  # what was read goes on from another life of the context
                 known = ActiveContext(rows.context)
-            known.take(rows, after, whole=len(rows.rows) < _PAGE)
+            known.take(rows, after)
             self._keep(known)
-            if after is None or len(rows.rows) < _PAGE:
+            if after is None or not rows.more:
                 return known
 
     async def load_older(self, active: ActiveContext) -> None:
         """Another page of what came before."""
         thread, before = active.thread, active.thread.oldest
-        rows = await patiently(lambda: self._store.older(active.key, before, _PAGE))
+        rows, more = await patiently(lambda: self._store.older(active.key, before, _PAGE))
         if active.thread is thread and thread.oldest == before:
-            active.older(rows, reaches=len(rows) < _PAGE)
+            active.older(rows, reaches=not more)
 
     async def load_pinned(self, active: ActiveContext) -> list[Node]:
         """The turns of the pinned messages, oldest first; those that have not ended are left out."""
-        for pin in active.pins:
+        pins = active.pins
+        nodes: dict[str, Node] = {}
+        for pin in pins:
             place = pin.turn_id or pin.id
-            if place not in active.pinned:
-                node = await self._node(active, pin)
-                if node is not None:
-                    active.pinned[place] = node
-        return sorted(active.pinned.values(), key=lambda node: node.place)
+            node = active.pinned.get(place) or await self._node(active, pin)
+            if node is not None:
+                nodes[place] = node
+        if active.pins == pins:  # others may have been set meanwhile
+            active.pinned = nodes
+        return sorted(nodes.values(), key=lambda node: node.place)
 
     async def _node(self, active: ActiveContext, pin: Pin) -> Node | None:
         key, turn_id = active.key, pin.turn_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -9,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.active_contexts import ActiveContext, ActiveContexts
+from gateway.auth.principal import Principal
 from gateway.budgets import Budgets
 from gateway.core.inputs import ModelInput, TextInput
 from gateway.core.thread import Incomplete, Node
@@ -23,8 +25,9 @@ from stores.records import Turn
 
 __all__ = ["Assembler", "Profile", "Prompt", "Scale", "budget_of"]
 
-_UNLOAD_BYTES: Final = 16
-"""A context that holds so many bytes for each token that fits is read anew, only the newest of it."""
+_KEPT_BYTES: Final = 4 * 1024 * 1024
+_BYTES_A_TOKEN: Final = 32
+"""A context that holds more bytes than these, in all and for each token that fits, is read anew, its newest only."""
 
 _SUMMARY: Final = "[What was said before, in short]\n"
 
@@ -113,15 +116,15 @@ class Assembler:
     def profile(self, model: str) -> Profile:
         return self._profiles.setdefault(model, Profile())
 
-    async def assemble(self, turn: Turn, request: TurnRequest) -> Prompt:
-        """The turn's next model call. Raises ModelError where the model is gone, a budget is used up, or the turn alone
-        is too long."""
+    async def assemble(self, turn: Turn, request: TurnRequest, most: float | None = None) -> Prompt:
+        """The turn's next model call, of `most` tokens, or (None) as many as the model reads. Raises ModelError where
+        the model is gone, a budget is used up, or the turn alone is too long."""
         model = self._models.get(request.model)
         if model is None:
             raise ModelError(
                 "provider_error", f"The model {request.model!r} is not configured any more.", retryable=False
             )
-        await self._check_budget(request)
+        await self.check_budget(request.principal)
         tools = await self._routes.offered(request)
         active = await self._contexts.get(turn.key)
         scale = Scale(active, request.model, self.profile(request.model))
@@ -131,9 +134,8 @@ class Assembler:
             if text is not None
         ]
         weight = scale.weight(opening).plus(scale.tools(tools))
-        budget = budget_of(model, active) - scale.tokens(weight)
+        budget = min(budget_of(model, active), most or math.inf) - scale.tokens(weight)
         inputs: list[ModelInput] = opening
-        first = active.thread[turn.id].first
         try:
             window = await self._window(active, request.model, turn.id, budget, scale)
         except TooLong:
@@ -157,16 +159,18 @@ class Assembler:
             weight = weight.plus(scale.weight(told))
             for node in (*window.pinned, *window.turns):
                 weight = weight.plus(scale.node(node))
-        if active.size > _UNLOAD_BYTES * max(budget, 4096):
-            active.unload()
+        first = active.thread[turn.id].first
         fresh = first is not None and first.replaces is not None
+        if active.size > max(_KEPT_BYTES, _BYTES_A_TOKEN * budget):
+            active.unload()
         return Prompt(ModelRequest(inputs=inputs, tools=tools, owner=turn.key.owner, fresh=fresh), weight, scale)
 
-    async def _check_budget(self, request: TurnRequest) -> None:
+    async def check_budget(self, principal: Principal) -> None:
+        """Raises ModelError where a budget is used up."""
         budgets = self._budgets
         if budgets is None:
             return
-        refused = await patiently(lambda: budgets.check(request.principal))
+        refused = await patiently(lambda: budgets.check(principal))
         if refused is not None:
             raise ModelError(refused.code, refused.message, retryable=False, retry_after=refused.retry_after)
 

@@ -12,6 +12,7 @@ from gateway.core.budget import Budget, Limit, Spent, applies, day_of, decide, l
 from gateway.core.pricing import decimal_text
 from protocol.errors import ProtocolError
 from stores.ports import UsageStore
+from stores.records import NewUsage
 
 __all__ = ["Budgets"]
 
@@ -59,11 +60,16 @@ class Budgets:
                 found += limits_of(budget, await self._spent((principal.tenant, owner), now), now)
         return found
 
-    def used(self, principal: Principal) -> None:
-        """Something was stored for the principal: its sums are read anew."""
+    def used(self, principal: Principal, usage: NewUsage) -> None:
+        """This was stored for the principal."""
         for scope in ((principal.tenant, principal.owner), (principal.tenant, None)):
-            if scope in self._sums:
-                self._sums[scope].stale = True
+            kept = self._sums.get(scope)
+            if kept is None:
+                continue
+            if kept.lock.locked() or kept.day != usage.day:
+                kept.stale = True  # whether the answer that is on its way has it nobody knows
+            else:
+                kept.add(usage)
 
     async def _spent(self, scope: Scope, now: float) -> Spent:
         if scope not in self._sums:
@@ -106,6 +112,15 @@ class _Sum:
         self.day = ""
         self.read_at = 0.0
         self.spent = Spent()
+
+    def add(self, usage: NewUsage) -> None:
+        tokens, spent = usage.input_tokens + usage.output_tokens, self.spent
+        self.spent = Spent(
+            day_tokens=spent.day_tokens + tokens,
+            day_cost=spent.day_cost + usage.cost,
+            month_tokens=spent.month_tokens + tokens,
+            month_cost=spent.month_cost + usage.cost,
+        )
 
 
 def _words(reached: Limit) -> str:

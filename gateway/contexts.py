@@ -41,7 +41,7 @@ class Contexts:
         self._log = log
         self._epochs = epochs
         self._hub = hub
-        self._active = active or ActiveContexts(store)
+        self._active = active if active is not None else ActiveContexts(store)
 
     def key(self, principal: Principal, context_id: str) -> ContextKey:
         if not is_id(context_id):
@@ -106,8 +106,8 @@ class Contexts:
     async def delete(self, key: ContextKey) -> None:
         """Delete the context with all that belongs to it, and tell its followers once it is gone."""
         head = await self._log.head(key)
-        if not await self._store.delete_context(key):
-            raise NotFound(key.id)
+        # What follows is done also for a context that is gone: an earlier call may have failed half-way.
+        found = await self._store.delete_context(key)
         if head is not None:
             event = ContextChanged(context_id=key.id, deleted=True)
             last = LogEvent(event=event, body=encode(event), id=new_id("ctx_"))
@@ -116,6 +116,8 @@ class Contexts:
         self._active.forget(key)
         await self._log.drop(key)
         await self._hub.close_context(key)
+        if not found:
+            raise NotFound(key.id)
 
     async def events(self, key: ContextKey, before: int | None, limit: int) -> EventPage:
         """A page of history, complete at any moment: the log is read first, then the store."""

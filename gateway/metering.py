@@ -76,7 +76,7 @@ class Meter:
         """The row is in the store."""
         self._stats.used(usage)
         if self._budgets is not None:
-            self._budgets.used(principal)
+            self._budgets.used(principal, usage)
 
 
 class TurnMeter:

@@ -311,8 +311,9 @@ class Run:
 
     async def _ask(self) -> None:
         """Ask the model, with less and less of the conversation where its provider finds it too long."""
+        most: float | None = None
         for shorter in range(_SHORTER + 1):
-            prompt = await self._services.assembler.assemble(self.turn, self.request)
+            prompt = await self._services.assembler.assemble(self.turn, self.request, most)
             self._meter.asked = prompt.tokens
             begun = False
             try:
@@ -328,6 +329,7 @@ class Run:
             except ModelError as error:
                 if error.code != "context_too_long" or begun or shorter == _SHORTER:
                     raise
+                most = 0.75 * prompt.tokens
                 prompt.scale.too_low()
 
     async def _take(self, piece: ModelPiece) -> None:

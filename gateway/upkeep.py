@@ -9,7 +9,7 @@ from contextlib import aclosing
 import structlog
 from msgspec import Struct
 
-from gateway.active_contexts import ActiveContexts
+from gateway.active_contexts import ActiveContext, ActiveContexts
 from gateway.assembly import Assembler, Scale, budget_of
 from gateway.auth.principal import Principal
 from gateway.core.digest import clean_title, due, summary_prompt, title_prompt
@@ -33,6 +33,7 @@ _AT_ONCE = 4
 _SECONDS = 120.0
 _ROUNDS = 16  # summaries made after one turn, where a long conversation has none yet
 _MAX_WORDS = 600
+_LONGEST_WAIT = 64  # turns
 
 
 class UpkeepOptions(Struct, frozen=True, kw_only=True):
@@ -44,7 +45,8 @@ class UpkeepOptions(Struct, frozen=True, kw_only=True):
 
 
 class Upkeep:
-    """One task a context at a time; what fails is tried again after the next turn, and costs nobody anything."""
+    """One task a context at a time. What fails is tried again after a turn, then after two more, four, and so on; no
+    reply waits for it."""
 
     def __init__(
         self,
@@ -79,13 +81,23 @@ class Upkeep:
             self._group.create_task(self._look_after(key, turn_id, request))
 
     async def _look_after(self, key: ContextKey, turn_id: str, request: TurnRequest) -> None:
+        active: ActiveContext | None = None
         try:
             async with self._places:
+                active = await self._contexts.get(key)
+                if active.turns_to_wait:
+                    active.turns_to_wait -= 1
+                    return
                 await self._title(key, turn_id, request)
                 for _ in range(_ROUNDS):
                     if not await self._summarise(key, turn_id, request):
                         break
+                active.failures = 0
         except (ModelError, StoreError, TimeoutError, KeyError) as error:
+            if active is not None:
+                # What fails once may fail each time, at a price.
+                active.failures += 1
+                active.turns_to_wait = min(_LONGEST_WAIT, 2**active.failures - 2)
             _log.warning("a title or summary was not made", reason=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - the boundary to an adapter: its bug costs a title, not the gateway
             _log.error("a title or summary failed", reason=type(error).__name__)
@@ -99,12 +111,14 @@ class Upkeep:
         if not self._options.titles or active.record.title is not None:
             return
         model = self._options.title_model or request.model
-        answer = await self._ask(model, title_prompt([active.thread[turn_id]]), key, request.principal)
+        turn = (await self._path(key, turn_id))[0]
+        answer = await self._ask(model, title_prompt([turn]), key, request.principal)
         title = clean_title(answer)
         if title is None:
             return
         event = new_event(ContextChanged(context_id=key.id, title=title))
-        if await self._store.update_context(key, title, None, event, if_untitled=True):
+        born = active.record.born
+        if await self._store.update_context(key, title, None, event, if_untitled=True, born=born):
             await self._epochs.place(key, event.id)
 
     # ---- summaries
@@ -127,7 +141,7 @@ class Upkeep:
             return False
         before = active.summaries.get(covered or "")
         words = int(min(_MAX_WORDS, budget * 0.1))
-        prompt = summary_prompt(before.text if before is not None else None, turns, words)
+        prompt = summary_prompt(before.text if before is not None else None, turns, words, int(2 * budget))
         text = await self._ask(self._options.summary_model or model, prompt, key, request.principal)
         text = text.strip()[: words * 12]
         if not text:
@@ -138,7 +152,7 @@ class Upkeep:
             turns=len(turns) + (before.turns if before is not None else 0),
             text=text,
         )
-        return await self._store.put_summary(key, summary)
+        return await self._store.put_summary(key, summary, active.record.born)
 
     async def _path(self, key: ContextKey, turn_id: str) -> list[Node]:
         """The path from the turn back to what a summary covers, or to its beginning; newest first."""
@@ -162,18 +176,33 @@ class Upkeep:
         client = self._models.get(model)
         if client is None:
             raise ModelError("provider_error", f"The model {model!r} is not configured.", retryable=False)
+        await self._assembler.check_budget(principal)
         said: list[str] = []
         end: Finish | None = None
-        async with (
-            asyncio.timeout(_SECONDS),
-            aclosing(client.stream(ModelRequest(inputs=inputs, owner=key.owner))) as pieces,
-        ):
-            async for piece in pieces:
-                if isinstance(piece, TextPiece) and piece.channel == "text":
-                    said.append(piece.text)
-                elif isinstance(piece, Finish):
-                    end = piece
-        text = "".join(said)
+        try:
+            async with (
+                asyncio.timeout(_SECONDS),
+                aclosing(client.stream(ModelRequest(inputs=inputs, owner=key.owner))) as pieces,
+            ):
+                async for piece in pieces:
+                    if isinstance(piece, TextPiece) and piece.channel == "text":
+                        said.append(piece.text)
+                    elif isinstance(piece, Finish):
+                        end = piece
+        finally:
+            if end is not None or said:
+                await self._pay(principal, key, model, inputs, "".join(said), end)
+        return "".join(said)
+
+    async def _pay(
+        self,
+        principal: Principal,
+        key: ContextKey,
+        model: str,
+        inputs: Sequence[ModelInput],
+        text: str,
+        end: Finish | None,
+    ) -> None:
         answered = (end.model if end is not None else None) or model
         if end is not None and end.usage is not None:
             used = self._meter.usage(principal, answered, end.usage)
@@ -181,4 +210,3 @@ class Upkeep:
             asked = sum(guess(item, rough_count) for item in inputs)
             used = self._meter.estimate(principal, answered, asked, text)
         await self._meter.add(principal, key, new_id("use_"), used)
-        return text

@@ -125,10 +125,12 @@ class ContextStore(Protocol):
         settings: bytes | None = None,
         pins: Sequence[str] | None = None,
         if_untitled: bool = False,
+        born: int | None = None,
     ) -> bool:
         """Set what is not None and store the `context` event that tells of it. `pins` are the ids of messages, in
         place of all that were pinned. False, and nothing stored, where it was to be done `if_untitled` and there is a
-        title. Raises NotFound where there is no such context, or no such message to pin."""
+        title, or to a context that was `born` otherwise. Raises NotFound where there is no such context, or no such
+        message to pin."""
         ...
 
     async def delete_context(self, key: ContextKey) -> bool:
@@ -274,16 +276,18 @@ class ContextStore(Protocol):
 
     async def thread(self, key: ContextKey, after: int | None, limit: int) -> ThreadRows | None:
         """The first `limit` events whose `order` is above `after`, and the summaries above it; without `after`, the
-        newest `limit` events and all summaries. Events come in the order of storing, pins are always all that there
-        are. None for an unknown context."""
+        newest `limit` events and all summaries. Events come in the order of storing, and fewer where they are large;
+        pins are always all that there are. None for an unknown context."""
         ...
 
-    async def older(self, key: ContextKey, before: int, limit: int) -> list[EventRow]:
-        """The newest `limit` events with an `order` below `before`, in the order of storing."""
+    async def older(self, key: ContextKey, before: int, limit: int) -> tuple[list[EventRow], bool]:
+        """The newest `limit` events with an `order` below `before`, in the order of storing, fewer where they are
+        large; and whether there are older ones."""
         ...
 
-    async def put_summary(self, key: ContextKey, summary: Summary) -> bool:
-        """Store a summary, in place of one up to the same turn. False where the context is gone."""
+    async def put_summary(self, key: ContextKey, summary: Summary, born: int) -> bool:
+        """Store a summary, in place of one up to the same turn. False where the context is gone, or another that was
+        `born` otherwise."""
         ...
 
     async def open_calls(self, key: ContextKey, seq: int) -> list[EventRow]:

@@ -159,13 +159,14 @@ class Pin(NamedTuple):
 
 
 class ThreadRows(Struct, frozen=True):
-    """What a conversation is made of: the newest events in the order of storing, summaries, pins. Read in one
-    transaction."""
+    """What a conversation is made of: events in the order of storing, summaries, pins; `more` says that there are
+    more events in the direction that was asked for. Read in one transaction."""
 
     context: ContextRecord
     rows: Sequence[EventRow]
     summaries: Sequence[Summary]
     pins: Sequence[Pin]
+    more: bool
 
 
 # ---- turns

@@ -116,13 +116,15 @@ class SqliteStore:
         settings: bytes | None = None,
         pins: Sequence[str] | None = None,
         if_untitled: bool = False,
+        born: int | None = None,
     ) -> bool:
         def work(db: Connection) -> bool:
             cid = context_id(db, key)
             updated = db.execute(
                 "UPDATE contexts SET title = coalesce(?, title), metadata = coalesce(?, metadata),"
-                " settings = coalesce(?, settings) WHERE cid = ? AND NOT (? AND title IS NOT NULL)",
-                (title, metadata, settings, cid, if_untitled),
+                " settings = coalesce(?, settings) WHERE cid = ? AND NOT (? AND title IS NOT NULL)"
+                " AND born = coalesce(?, born)",
+                (title, metadata, settings, cid, if_untitled, born),
             )
             if not updated.rowcount:
                 return False
@@ -256,11 +258,11 @@ class SqliteStore:
     async def thread(self, key: ContextKey, after: int | None, limit: int) -> ThreadRows | None:
         return await self._file.read(lambda db: threads.thread(db, key, after, limit))
 
-    async def older(self, key: ContextKey, before: int, limit: int) -> list[EventRow]:
+    async def older(self, key: ContextKey, before: int, limit: int) -> tuple[list[EventRow], bool]:
         return await self._file.read(lambda db: threads.older(db, key, before, limit))
 
-    async def put_summary(self, key: ContextKey, summary: Summary) -> bool:
-        return await self._file.write(lambda db: threads.put_summary(db, key, summary))
+    async def put_summary(self, key: ContextKey, summary: Summary, born: int) -> bool:
+        return await self._file.write(lambda db: threads.put_summary(db, key, summary, born))
 
     async def open_calls(self, key: ContextKey, seq: int) -> list[EventRow]:
         return await self._file.read(lambda db: turns.open_calls(db, key, seq))

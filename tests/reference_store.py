@@ -163,10 +163,11 @@ class ReferenceStore:
         settings: bytes | None = None,
         pins: Sequence[str] | None = None,
         if_untitled: bool = False,
+        born: int | None = None,
     ) -> bool:
         context = await self._context(key)
         record = context.record
-        if if_untitled and record.title is not None:
+        if (if_untitled and record.title is not None) or born not in (None, record.born):
             return False
         if pins is not None:
             messages = {id: row for id, row in context.rows.items() if row.type == "message"}
@@ -493,17 +494,18 @@ class ReferenceStore:
         newer = [row for row in context.rows.values() if row.order > (after or 0)]
         summaries = [summary for summary in context.summaries.values() if summary.order > (after or 0)]
         rows = newer[-limit:] if after is None else newer[:limit]
-        return ThreadRows(context.record, rows, summaries, sorted(context.pins.values()))
+        return ThreadRows(context.record, rows, summaries, sorted(context.pins.values()), more=len(rows) < len(newer))
 
-    async def older(self, key: ContextKey, before: int, limit: int) -> list[EventRow]:
+    async def older(self, key: ContextKey, before: int, limit: int) -> tuple[list[EventRow], bool]:
         await asyncio.sleep(0)
         context = self._contexts.get(key)
-        return [row for row in context.rows.values() if row.order < before][-limit:] if context is not None else []
+        rows = [row for row in context.rows.values() if row.order < before] if context is not None else []
+        return rows[-limit:], len(rows) > limit
 
-    async def put_summary(self, key: ContextKey, summary: Summary) -> bool:
+    async def put_summary(self, key: ContextKey, summary: Summary, born: int) -> bool:
         await asyncio.sleep(0)
         context = self._contexts.get(key)
-        if context is None:
+        if context is None or context.record.born != born:
             return False
         self._order += 1
         context.summaries.pop(summary.turn_id, None)

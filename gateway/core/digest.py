@@ -21,6 +21,8 @@ _DUE = 0.6  # so much of the budget is not covered by a summary: time to make on
 _LEFT = 0.3  # so much of it stays as it is
 _AT_ONCE = 0.5  # so much is summarised at a time
 _SHOWN = 4_000  # characters of one message or result that a title or summary is made of
+_SHOWN_AT_LEAST = 60
+_TITLE_CHARACTERS = 8_000
 
 _TITLE = (
     "Write a title for the conversation below: at most six words, in the language of the conversation, without quotes "
@@ -36,7 +38,7 @@ _SPACE = re.compile(r"\s+")
 
 def title_prompt(turns: Sequence[Node]) -> list[ModelInput]:
     """`turns` oldest first."""
-    return [TextInput("system", _TITLE), TextInput("user", transcript(turns))]
+    return [TextInput("system", _TITLE), TextInput("user", transcript(turns, _TITLE_CHARACTERS))]
 
 
 def clean_title(text: str) -> str | None:
@@ -47,10 +49,11 @@ def clean_title(text: str) -> str | None:
     return title or None
 
 
-def summary_prompt(before: str | None, turns: Sequence[Node], words: int) -> list[ModelInput]:
-    """`before` is the summary of what came before `turns`, which come oldest first."""
+def summary_prompt(before: str | None, turns: Sequence[Node], words: int, characters: int) -> list[ModelInput]:
+    """`before` is the summary of what came before `turns`, which come oldest first and are told in so many
+    `characters` at most."""
     told = f"[Summary of what was said before]\n{before}\n\n" if before is not None else ""
-    return [TextInput("system", _SUMMARY.format(words=words)), TextInput("user", told + transcript(turns))]
+    return [TextInput("system", _SUMMARY.format(words=words)), TextInput("user", told + transcript(turns, characters))]
 
 
 def due(path: Iterable[Node], covered: str | None, budget: float, cost: Callable[[Node], float]) -> list[Node]:
@@ -81,23 +84,36 @@ def due(path: Iterable[Node], covered: str | None, budget: float, cost: Callable
     return wanted
 
 
-def transcript(turns: Sequence[Node]) -> str:
-    """A conversation in plain text, calls with their answers."""
+def transcript(turns: Sequence[Node], characters: int) -> str:
+    """A conversation in plain text, calls with their answers; where it is too long, each part of it shortened, and
+    at last its middle left out."""
+    shown = _SHOWN
+    while True:
+        text = "\n".join(_lines(turns, shown))
+        if len(text) <= characters:
+            return text
+        if shown <= _SHOWN_AT_LEAST:
+            half = max(0, characters // 2 - 10)
+            return f"{text[:half]}\n[…]\n{text[len(text) - half :]}"
+        shown //= 2
+
+
+def _lines(turns: Sequence[Node], shown: int) -> list[str]:
     lines: list[str] = []
     for node in turns:
         calls: dict[str, CallInput] = {}
         for item in node.inputs:
             if isinstance(item, TextInput):
-                lines.append(f"{item.role.capitalize()}: {_shown(_words(item.content))}")
+                lines.append(f"{item.role.capitalize()}: {_shown(_words(item.content), shown)}")
             elif isinstance(item, AssistantInput):
                 if item.content:
-                    lines.append(f"Assistant: {_shown(item.content)}")
+                    lines.append(f"Assistant: {_shown(item.content, shown)}")
                 calls.update({call.id: call for call in item.calls})
             else:
                 call = calls[item.call_id]
                 asked = msgspec.json.encode(call.parameters).decode()
-                lines.append(f"Tool {call.tool} {_shown(asked)} answered: {_shown(item.content)}")
-    return "\n".join(lines)
+                lines.append(f"Tool {call.tool} {_shown(asked, shown)} answered: {_shown(item.content, shown)}")
+    return lines
 
 
 def _words(content: Content) -> str:
@@ -112,5 +128,5 @@ def _words(content: Content) -> str:
     return " ".join(words)
 
 
-def _shown(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} […]"
+def _shown(text: str, shown: int) -> str:
+    return text if len(text) <= shown else f"{text[:shown]} […]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Final
 
 from gateway.core.inputs import AssistantInput, ModelInput
 from gateway.core.tokens import Count, Weight, guess
@@ -11,6 +12,9 @@ from gateway.core.turn_inputs import inputs_of
 from protocol.frames import DurableEvent, Message, TurnEnd
 
 __all__ = ["Incomplete", "Node", "Thread", "chosen_path"]
+
+
+_PLAUSIBLE: Final = 3
 
 
 class Incomplete(Exception):
@@ -62,19 +66,22 @@ class Node:
 
     def _weigh(self, count: Count) -> Weight:
         counted = 0
-        written = iter([e for e in self.events if isinstance(e, Message) and e.role == "assistant"])
+        messages = iter([e for e in self.events if isinstance(e, Message) and e.role == "assistant"])
         guessed = 0.0
         for item in self.inputs:
             if not isinstance(item, AssistantInput):
                 guessed += guess(item, count)
                 continue
-            message = next((m for m in written if m.content == item.content), None)
+            message = next((m for m in messages if m.content == item.content), None)
             usage = message.usage if message is not None else None
-            if usage is not None and usage.output_tokens > usage.reasoning_tokens:
-                counted += usage.output_tokens - usage.reasoning_tokens
+            roughly = guess(item, count)
+            written = usage.output_tokens - usage.reasoning_tokens if usage is not None else 0
+            # Some providers count their thinking as text, which is not given to a model again.
+            if 0 < written <= _PLAUSIBLE * roughly + 50:
+                counted += written
                 guessed += guess(AssistantInput(""), count)
             else:
-                guessed += guess(item, count)
+                guessed += roughly
         return Weight(counted, guessed)
 
 
@@ -169,10 +176,13 @@ class Thread:
     # ---- paths
 
     def path(self, id: str) -> Iterator[Node]:
-        """The turn, and what it continues, newest first. Raises Incomplete, KeyError."""
-        node: Node | None = self._nodes[id]
-        if not node.whole:
+        """The turn, and what it continues, newest first. Raises Incomplete, and KeyError where there is no such turn
+        though all is loaded."""
+        node = self._nodes.get(id)
+        if (node is None or not node.whole) and not self.reaches:
             raise Incomplete
+        if node is None:
+            raise KeyError(id)
         while node is not None:
             yield node
             node = self._before(node)

@@ -135,7 +135,7 @@ class AnthropicModel:
                 if steps is not None and running_steps(request.inputs) and rejects_thinking(error):
                     # Such as the signature of another model under the same name.
                     steps = None
-                elif self._system_in_place and _has_system_role(body) and rejects_system_role(error):
+                elif _has_system_role(body) and rejects_system_role(error):
                     self._system_in_place = False
                 else:
                     raise

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from gateway.testing.openai_script import Finish, Reply, Text, Usage
+from gateway.testing.openai_script import Finish, Reply, Stall, Text, Usage
 from gateway.testing.openai_server import FakeOpenAI, ReceivedRequest
 from tests.e2e.provider import asked, counted, gateway_of, prompts
 from tests.e2e.wire import Wire
@@ -65,6 +65,47 @@ async def test_a_provider_that_counts_more_than_we_do_is_given_less(tmp_path: Pa
         for number in range(30):
             events = await wire.turn(f"{number} {LONG}", "chat")
             assert events[-1]["status"] == "complete", events[-1]
+
+
+async def test_a_model_that_reads_less_than_was_counted_with_is_given_less(tmp_path: Path) -> None:
+    """As the one that stands in for another may, whose own figures are all right."""
+
+    def smaller(request: ReceivedRequest) -> Reply:
+        size = sum(len(str(message["content"])) for message in request.body["messages"])
+        if size > 1_000:
+            return Reply.failure(400, "context_length_exceeded", "maximum context length is 1000 tokens")
+        return counted(request, "ok " * 80)
+
+    async with (
+        FakeOpenAI(default=smaller) as provider,
+        gateway_of(provider, tmp_path, model=SMALL) as gateway,
+        Wire(gateway.ws, gateway.key()) as wire,
+    ):
+        await wire.hello()
+        for number in range(12):
+            events = await wire.turn(f"{number} {LONG[:60]}", "chat")
+            assert events[-1]["status"] == "complete", events[-1]
+
+
+async def test_a_turn_that_much_was_said_behind_is_answered_after_a_restart(tmp_path: Path) -> None:
+    async with (
+        FakeOpenAI(Reply(steps=[Stall()]), default=lambda _: Reply.text("fine")) as provider,
+        gateway_of(provider, tmp_path) as gateway,
+    ):
+        key = gateway.key()
+        async with Wire(gateway.ws, key) as wire:
+            await wire.hello()
+            await wire.ask("message", content="first", context_id="chat", id="m1")
+            await wire.ask("message", content="second", context_id="chat", id="m2")
+            for number in range(250):
+                await wire.ask("message", content=f"note {number}", respond=False, context_id="chat")
+        gateway.kill()
+        await gateway.start()
+        async with Wire(gateway.ws, key) as wire:
+            await wire.hello(cursors={"chat": None})
+            end = await wire.wait(lambda f: f["type"] == "turn_end" and f["turn_id"] == "m2")
+            assert end["status"] == "complete", end
+    assert prompts(provider)[-1][-1] == "second"
 
 
 async def test_a_long_tool_result_is_shortened_rather_than_refused(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
+import structlog
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
@@ -244,6 +245,15 @@ async def _rubbish(connection: HTTPConnection) -> Principal | None:
     return cast("Principal", {"subject": "ann"})
 
 
+@pytest.fixture
+def host_without_structlog() -> Iterator[None]:
+    """Whatever tests before have configured."""
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("host_without_structlog")
 @pytest.mark.parametrize("authenticate", [_fails, _rubbish])
 async def test_a_hosts_bug_lets_nobody_in(tmp_path: Path, authenticate: Any, caplog: pytest.LogCaptureFixture) -> None:
     gateway = gateway_in(tmp_path, authenticate=authenticate)

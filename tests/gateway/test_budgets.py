@@ -67,9 +67,8 @@ def clock() -> Clock:
     return Clock()
 
 
-async def use(store: Counting, who: Principal, tokens: int, day: str = "2026-03-31", cost: int = 0) -> None:
-    """As another instance would: past the budgets' own notice."""
-    usage = NewUsage(
+def used(who: Principal, tokens: int, day: str = "2026-03-31", cost: int = 0) -> NewUsage:
+    return NewUsage(
         tenant=who.tenant,
         subject=who.subject,
         day=day,
@@ -78,7 +77,11 @@ async def use(store: Counting, who: Principal, tokens: int, day: str = "2026-03-
         output_tokens=0,
         cost=cost,
     )
-    assert await store.add_usage(ContextKey(who.owner, "chat"), new_id("call_"), usage)
+
+
+async def use(store: Counting, who: Principal, tokens: int, day: str = "2026-03-31", cost: int = 0) -> None:
+    """As another instance would: past the budgets' own notice."""
+    assert await store.add_usage(ContextKey(who.owner, "chat"), new_id("call_"), used(who, tokens, day, cost))
 
 
 async def test_without_a_budget_the_store_is_not_asked(store: Counting, clock: Clock) -> None:
@@ -134,23 +137,32 @@ async def test_what_this_instance_stores_is_seen_at_once_and_others_within_a_sec
 ) -> None:
     budgets = Budgets([SMALL], store, clock)
     assert await budgets.check(ANN) is None
-    await use(store, ANN, 100)
+    budgets.used(BOB, used(BOB, 200))
+    budgets.used(ANN, used(ANN, 99))
     assert await budgets.check(ANN) is None
-    assert store.asked == 1
-    budgets.used(BOB)
-    assert await budgets.check(ANN) is None
-    budgets.used(ANN)
+    budgets.used(ANN, used(ANN, 1))
     assert await budgets.check(ANN) is not None
+    assert store.asked == 1, "what is stored here need not be read"
+    clock.now += 1
+    assert await budgets.check(ANN) is None, "what the store says counts"
     assert store.asked == 2
+    await use(store, ANN, 100)
     clock.now += 0.5
-    await budgets.check(ANN)
-    assert store.asked == 2
+    assert await budgets.check(ANN) is None
     clock.now += 0.5
-    await budgets.check(ANN)
+    assert await budgets.check(ANN) is not None
     assert store.asked == 3
     clock.now -= 30  # set back
     await budgets.check(ANN)
     assert store.asked == 4
+
+
+async def test_what_is_used_on_another_day_is_read_anew(store: Counting, clock: Clock) -> None:
+    budgets = Budgets([SMALL], store, clock)
+    await budgets.check(ANN)
+    budgets.used(ANN, used(ANN, 500, "2026-04-01"))
+    assert await budgets.check(ANN) is None
+    assert store.asked == 2
 
 
 async def test_many_at_once_ask_the_store_once(store: Counting, clock: Clock) -> None:
@@ -167,7 +179,7 @@ async def test_what_is_stored_while_the_store_is_read_is_seen_next(store: Counti
     asking = asyncio.create_task(budgets.check(ANN))
     await store.read.wait()
     await use(store, ANN, 100)
-    budgets.used(ANN)
+    budgets.used(ANN, used(ANN, 100))
     store.open.set()
     assert await asking is None
     assert await budgets.check(ANN) is not None

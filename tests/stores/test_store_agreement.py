@@ -111,7 +111,9 @@ async def _update(store: ContextStore, step: Step) -> object:
 
 async def _summarise(store: ContextStore, step: Step) -> object:
     summary = Summary(turn_id=step.turn, first_id="t0", turns=step.n, text=f"summary {step.n}")
-    return await store.put_summary(step.key, summary)
+    record = await store.get_context(step.key)
+    born = record.born if record is not None else 0
+    return await store.put_summary(step.key, summary, born if step.well else born - 1)
 
 
 async def _delete(store: ContextStore, step: Step) -> object:
@@ -277,7 +279,7 @@ async def _thread(store: ContextStore, key: ContextKey) -> object:
         looks += [await store.older(key, first, 2), list(newer.rows) if newer is not None else None]
     summaries = [replace(summary, order=0) for summary in newest.summaries]
     context = replace(newest.context, created_at=0, updated_at=0, epoch=0, born=0)
-    return _comparable([list(newest.rows), looks]), summaries, list(newest.pins), context
+    return _comparable([list(newest.rows), looks]), summaries, list(newest.pins), context, newest.more
 
 
 async def _ask(asked: Awaitable[object]) -> object:

@@ -27,6 +27,10 @@ async def say(store: ContextStore, *names: str, key: ContextKey = A) -> None:
         await store.submit(key, message(name), None)
 
 
+async def born(store: ContextStore) -> int:
+    return (await thread_of(store)).context.born
+
+
 def summary(turn_id: str, text: str = "They met.") -> Summary:
     return Summary(turn_id=turn_id, first_id="m1", turns=2, text=text)
 
@@ -37,7 +41,7 @@ def summary(turn_id: str, text: str = "They met.") -> Summary:
 async def test_an_unknown_context_has_no_thread(any_store: ContextStore) -> None:
     await say(any_store, "m1", key=B)
     assert await any_store.thread(A, None, ALL) is None
-    assert await any_store.older(A, ALL, ALL) == []
+    assert await any_store.older(A, ALL, ALL) == ([], False)
     assert await any_store.find_event(A, "m1") is None
 
 
@@ -45,14 +49,33 @@ async def test_events_are_read_from_the_newest_back_and_then_only_what_is_new(an
     await say(any_store, "m1", "m2", "m3", "m4")
     newest = await thread_of(any_store, None, 2)
     assert ids(newest) == ["m3", "m4"]
-    older = await any_store.older(A, newest.rows[0].order, 1)
-    assert ids(older) == ["m2"]
-    assert ids(await any_store.older(A, older[0].order, ALL)) == ["m1"]
+    assert newest.more
+    older, more = await any_store.older(A, newest.rows[0].order, 1)
+    assert (ids(older), more) == (["m2"], True)
+    oldest, more = await any_store.older(A, older[0].order, ALL)
+    assert (ids(oldest), more) == (["m1"], False)
     last = newest.rows[-1].order
     assert ids(await thread_of(any_store, last)) == []
     await say(any_store, "m5", "m6", "m7")
-    assert ids(await thread_of(any_store, last, 2)) == ["m5", "m6"]
-    assert ids(await thread_of(any_store, last)) == ["m5", "m6", "m7"]
+    first = await thread_of(any_store, last, 2)
+    assert (ids(first), first.more) == (["m5", "m6"], True)
+    rest = await thread_of(any_store, last)
+    assert (ids(rest), rest.more) == (["m5", "m6", "m7"], False)
+
+
+async def test_of_large_events_a_page_has_fewer(store: ContextStore) -> None:
+    for number in range(8):
+        large = replace(message(f"m{number}"), body=b'"%b"' % (b"x" * 1_000_000))
+        await store.submit(A, large, None)
+    newest = await thread_of(store)
+    assert newest.more
+    assert 0 < len(newest.rows) < 8
+    older, more = await store.older(A, newest.rows[0].order, ALL)
+    assert more
+    assert 0 < len(older) < 8 - len(newest.rows)
+    newer = await thread_of(store, older[0].order - 1)
+    assert newer.more
+    assert newer.rows[0].id == older[0].id
 
 
 async def test_events_of_turns_are_among_them(any_store: ContextStore) -> None:
@@ -96,6 +119,8 @@ async def test_a_title_may_be_set_only_where_there_is_none(any_store: ContextSto
     told = [NewEvent(id=f"x{n}", type="context", body=b"{}") for n in range(2)]
     assert await any_store.update_context(A, "first", None, told[0], if_untitled=True) is True
     assert await any_store.update_context(A, "second", None, told[1], if_untitled=True) is False
+    other = await born(any_store) + 1
+    assert await any_store.update_context(A, "second", None, told[1], born=other) is False
     found = await thread_of(any_store)
     assert found.context.title == "first"
     assert ids(found) == ["x0"]
@@ -138,7 +163,7 @@ async def test_a_message_may_be_pinned_from_the_start(any_store: ContextStore) -
 
 async def test_a_summary_is_read_once(any_store: ContextStore) -> None:
     await say(any_store, "m1", "m2")
-    assert await any_store.put_summary(A, summary("m2"))
+    assert await any_store.put_summary(A, summary("m2"), await born(any_store))
     found = await thread_of(any_store)
     (stored,) = found.summaries
     assert replace(stored, order=0) == summary("m2")
@@ -151,18 +176,20 @@ async def test_a_summary_is_read_once(any_store: ContextStore) -> None:
 
 async def test_a_summary_up_to_the_same_turn_takes_the_place_of_the_one_before(any_store: ContextStore) -> None:
     await say(any_store, "m1", "m2")
-    await any_store.put_summary(A, summary("m1"))
-    await any_store.put_summary(A, summary("m2"))
-    await any_store.put_summary(A, summary("m1", "They parted."))
+    await any_store.put_summary(A, summary("m1"), await born(any_store))
+    await any_store.put_summary(A, summary("m2"), await born(any_store))
+    await any_store.put_summary(A, summary("m1", "They parted."), await born(any_store))
     texts = {found.turn_id: found.text for found in (await thread_of(any_store)).summaries}
     assert texts == {"m2": "They met.", "m1": "They parted."}
 
 
 async def test_summaries_and_pins_go_with_their_context(any_store: ContextStore) -> None:
     await any_store.submit(A, replace(message("rules"), pinned=True), None)
-    await any_store.put_summary(A, summary("rules"))
+    await any_store.put_summary(A, summary("rules"), await born(any_store))
+    before = await born(any_store)
     await any_store.delete_context(A)
-    assert await any_store.put_summary(A, summary("rules")) is False
+    assert await any_store.put_summary(A, summary("rules"), before) is False
     await say(any_store, "rules")
+    assert await any_store.put_summary(A, summary("rules"), before) is False
     found = await thread_of(any_store)
     assert (found.summaries, found.pins) == ([], [])

@@ -76,15 +76,29 @@ def test_a_conversation_in_plain_text() -> None:
     ]
     steps = [message("u", "u", content=parts), call("c1", "u", "a"), answer("c1", "u")]
     path = nodes([message("rules", None, "system")], [*steps, message("a", "u", "assistant", ""), end("u")], turn("t"))
-    assert transcript(path[::-1]) == (
+    assert transcript(path[::-1], 10_000) == (
         'System: rules\nUser: look [an image] [docs:1]\nTool charge {"amount":1} answered: paid\nUser: t\nAssistant: ta'
     )
 
 
 def test_what_is_very_long_is_shown_in_part() -> None:
-    text = transcript(nodes([*turn("t")[:1], message("a", "t", "assistant", "x" * 10_000), end("t")]))
+    text = transcript(nodes([*turn("t")[:1], message("a", "t", "assistant", "x" * 10_000), end("t")]), 10_000)
     assert len(text) < 5_000
     assert text.endswith("[…]")
+
+
+def test_a_turn_of_many_long_results_is_told_in_the_room_there_is() -> None:
+    calls = [call(f"c{n}", "t", "a") for n in range(40)]
+    answers = [answer(f"c{n}", "t", "line\n" * 2_000) for n in range(40)]
+    path = nodes([message("t", "t"), *calls, message("a", "t", "assistant"), *answers, end("t")])
+    text = transcript(path, 20_000)
+    assert 5_000 < len(text) <= 20_000
+    assert text.count("Tool charge") == 40
+    cut = transcript(path, 1_000)
+    assert len(cut) <= 1_000
+    assert cut.startswith("User: t\n")
+    assert cut.endswith("[…]")
+    assert "\n[…]\n" in cut
 
 
 def test_a_title_is_asked_for_with_the_conversation() -> None:
@@ -95,10 +109,10 @@ def test_a_title_is_asked_for_with_the_conversation() -> None:
 
 
 def test_a_summary_goes_on_from_the_one_before() -> None:
-    rules, asked = summary_prompt("They met.", conversation(1), 50)
+    rules, asked = summary_prompt("They met.", conversation(1), 50, 1_000)
     assert "at most 50 words" in str(rules)
     assert asked == TextInput("user", "[Summary of what was said before]\nThey met.\n\nUser: t1\nAssistant: t1a")
-    assert summary_prompt(None, conversation(1), 50)[1] == TextInput("user", "User: t1\nAssistant: t1a")
+    assert summary_prompt(None, conversation(1), 50, 1_000)[1] == TextInput("user", "User: t1\nAssistant: t1a")
 
 
 @pytest.mark.parametrize(

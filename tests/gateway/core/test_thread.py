@@ -172,6 +172,18 @@ def test_a_turn_that_is_loaded_by_half_is_no_end_of_a_path() -> None:
         next(thread.path("t1"))
 
 
+def test_a_turn_that_is_not_loaded_is_asked_for() -> None:
+    rows = numbered([message("now", "now")], turn("t1"))
+    thread = Thread()
+    thread.older(rows[1:], reaches=False)
+    with pytest.raises(Incomplete):
+        ids(thread, "now")
+    thread.older(rows[:1], reaches=True)
+    assert ids(thread, "now") == ["t1", "now"]
+    with pytest.raises(KeyError):
+        ids(thread, "nothing")
+
+
 def test_older_events_may_end_nothing() -> None:
     rows = numbered(turn("t1"), [message("now", "now")])
     thread = Thread()
@@ -210,7 +222,7 @@ def test_in_whatever_pieces_it_is_loaded_the_paths_are_the_same(data: st.DataObj
 
 def test_what_a_model_wrote_weighs_what_was_counted_then() -> None:
     usage = Usage(input_tokens=10, output_tokens=50, reasoning_tokens=20)
-    counted = [message("t", "t"), message("a", "t", "assistant", "x" * 4000, usage=usage), end("t")]
+    counted = [message("t", "t"), message("a", "t", "assistant", "word " * 40, usage=usage), end("t")]
     weight = loaded(numbered(counted))["t"].weight(rough_count)
     assert weight.known == 30
     assert 0 < weight.guessed < 50
@@ -222,6 +234,15 @@ def test_what_was_not_counted_is_guessed() -> None:
     silent = Usage(input_tokens=10, output_tokens=0)
     events = [message("t", "t"), message("a", "t", "assistant", "x" * 4000, usage=silent), end("t")]
     assert loaded(numbered(events))["t"].weight(rough_count).guessed > 500
+
+
+def test_a_figure_that_counts_much_more_than_was_written_is_not_believed() -> None:
+    """Some providers count their thinking as text."""
+    usage = Usage(input_tokens=10, output_tokens=3_000)
+    events = [message("t", "t"), message("a", "t", "assistant", "Yes.", usage=usage), end("t")]
+    weight = loaded(numbered(events))["t"].weight(rough_count)
+    assert weight.known == 0
+    assert weight.guessed < 50
 
 
 def test_a_weight_is_of_what_is_there_now() -> None:

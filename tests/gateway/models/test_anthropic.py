@@ -394,6 +394,15 @@ async def test_the_role_of_the_system_is_not_tried_again_where_it_was_refused(me
         assert [block["text"] for block in body["system"]] == ["Be brief.", "Be briefer."]
 
 
+async def test_requests_at_once_all_learn_that_the_role_is_refused() -> None:
+    request = ModelRequest(inputs=[TextInput("user", "a"), TextInput("system", "Be brief."), TextInput("user", "b")])
+    async with FakeAnthropic(default=lambda _: Reply.text("ok"), system_role=False) as server:
+        model = AnthropicModel("main", "claude", KEY, server.base_url)
+        answers = await asyncio.gather(*(collect(model, request) for _ in range(5)))
+        await model.close()
+    assert [answer[0] for answer in answers] == [TextPiece("ok")] * 5
+
+
 # ---- thinking in a tool loop
 
 
