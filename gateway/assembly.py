@@ -26,7 +26,7 @@ from stores.records import Turn
 __all__ = ["Assembler", "Profile", "Prompt", "Scale", "budget_of"]
 
 _KEPT_BYTES: Final = 4 * 1024 * 1024
-_BYTES_A_TOKEN: Final = 32
+_BYTES_A_TOKEN: Final = 256
 """A context that holds more bytes than these, in all and for each token that fits, is read anew, its newest only."""
 
 _SUMMARY: Final = "[What was said before, in short]\n"
