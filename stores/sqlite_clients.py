@@ -9,6 +9,7 @@ from stores.ports import AlreadyAnswered, Busy, NotFound
 from stores.records import Accepted, Call, ContextKey, NewEvent, NewTurn
 from stores.sqlite_rows import (
     ACTIVE_TURN,
+    ALIVE,
     CALL,
     call_of,
     context_id,
@@ -46,8 +47,8 @@ def submit(
     front: int | None = None
     if turn is not None and turn.kind == "message":
         unended, queued, first = db.execute(
-            "SELECT count(*), coalesce(sum(state = 'queued'), 0), min(place) FROM turns"
-            f" WHERE cid = ? AND kind = 'message' AND (state = 'queued' OR {_ACTIVE})",
+            f"SELECT count(*), coalesce(sum(state = 'queued'), 0), min(place) FROM turns {ALIVE}"
+            f" WHERE cid = ? AND state != 'done' AND kind = 'message' AND (state = 'queued' OR {_ACTIVE})",
             (cid,),
         ).fetchone()
         if queued >= queue_length or (unended and when_busy == "reject"):
@@ -66,7 +67,7 @@ def submit(
 
 def _interrupt(db: sqlite3.Connection, cid: int) -> str | None:
     """Cancel the message turn that runs or is parked."""
-    row = db.execute(f"SELECT id FROM turns WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
+    row = db.execute(f"SELECT id FROM turns {ALIVE} WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
     if row is None:
         return None
     db.execute("UPDATE turns SET cancelled = 1 WHERE cid = ? AND id = ?", (cid, row[0]))
@@ -110,7 +111,7 @@ def cancel(db: sqlite3.Connection, key: ContextKey, id: str, turn_id: str | None
             raise NotFound(call_id)
         turn_id = call.turn_id
     elif turn_id is None:
-        row = db.execute(f"SELECT id FROM turns WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
+        row = db.execute(f"SELECT id FROM turns {ALIVE} WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
         turn_id = row[0] if row else None
     elif db.execute("SELECT 1 FROM turns WHERE cid = ? AND id = ?", (cid, turn_id)).fetchone() is None:
         raise NotFound(turn_id)

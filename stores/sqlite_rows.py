@@ -22,6 +22,7 @@ from stores.sqlite_usage import add_to_context
 
 __all__ = [
     "ACTIVE_TURN",
+    "ALIVE",
     "CALL",
     "CONTEXT",
     "EVENT",
@@ -43,8 +44,13 @@ __all__ = [
 Row = tuple[Any, ...]
 
 EVENT = "id, type, body, ord, turn_id, seq"
+# The turns that are not over, of which there are few however many there were. Left to itself SQLite reads them all.
+ALIVE = "INDEXED BY turns_alive"
 # Of the turns that are under way the one that clients mean: one that was cancelled while it waited ends beside it.
-ACTIVE_TURN = "kind = 'message' AND state IN ('running', 'parked') ORDER BY cancelled, created_at, place LIMIT 1"
+ACTIVE_TURN = (
+    "state != 'done' AND kind = 'message' AND state IN ('running', 'parked')"
+    " ORDER BY cancelled, created_at, place LIMIT 1"
+)
 CONTEXT = "owner, id, epoch, created_at, updated_at, title, metadata, settings, born"
 TURN = "id, kind, state, request, fence, created_at, runner, cancelled, draft"
 CALL = "id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered"

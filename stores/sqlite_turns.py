@@ -11,6 +11,7 @@ from stores.records import CancelRequest, ContextKey, EventRow, History, NewEven
 from stores.sqlite_clients import find_call
 from stores.sqlite_rows import (
     ACTIVE_TURN,
+    ALIVE,
     CALL,
     EVENT,
     TURN,
@@ -44,8 +45,8 @@ __all__ = [
 # ruff: noqa: S608 - the SQL is put together from constants of this package only
 
 _BLOCKED = (
-    "EXISTS (SELECT 1 FROM turns AS other WHERE other.cid = turns.cid AND other.kind = 'message'"
-    " AND other.state IN ('running', 'parked', 'ended') AND other.id != turns.id)"
+    f"EXISTS (SELECT 1 FROM turns AS other {ALIVE} WHERE other.cid = turns.cid AND other.state != 'done'"
+    " AND other.kind = 'message' AND other.state IN ('running', 'parked', 'ended') AND other.id != turns.id)"
 )
 _UNSEQUENCED = "seq IS NULL"
 
@@ -57,14 +58,15 @@ def _turn(db: sqlite3.Connection, key: ContextKey, cid: int, turn_id: str) -> Tu
 
 def active_turn(db: sqlite3.Connection, key: ContextKey) -> Turn | None:
     cid = find_context(db, key)
-    row = db.execute(f"SELECT {TURN} FROM turns WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
+    row = db.execute(f"SELECT {TURN} FROM turns {ALIVE} WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
     return turn_of(key, row) if row else None
 
 
 def next_turn(db: sqlite3.Connection, key: ContextKey) -> Turn | None:
     cid = find_context(db, key)
     row = db.execute(
-        f"SELECT {TURN} FROM turns WHERE cid = ? AND kind = 'message' AND state = 'queued' AND NOT {_BLOCKED}"
+        f"SELECT {TURN} FROM turns {ALIVE} WHERE cid = ? AND state != 'done' AND kind = 'message'"
+        f" AND state = 'queued' AND NOT {_BLOCKED}"
         " ORDER BY place LIMIT 1",
         (cid,),
     ).fetchone()
@@ -88,7 +90,9 @@ def load_turn(db: sqlite3.Connection, key: ContextKey, turn_id: str) -> TurnRows
     turn = _turn(db, key, cid, turn_id) if cid is not None else None
     if cid is None or turn is None:
         return None
-    calls = db.execute(f"SELECT {CALL} FROM calls WHERE cid = ? AND turn_id = ?", (cid, turn_id))
+    calls = db.execute(
+        f"SELECT {CALL} FROM calls INDEXED BY calls_of_turn WHERE cid = ? AND turn_id = ?", (cid, turn_id)
+    )
     return TurnRows(
         turn=turn,
         events=_events_of(db, cid, turn_id, 0),
@@ -187,7 +191,8 @@ def record(db: sqlite3.Connection, key: ContextKey, epoch: int, seqs: Mapping[st
         [(seq, cid, event_id) for event_id, seq in seqs.items()],
     )
     db.execute(
-        "UPDATE turns SET state = 'done', runner = NULL WHERE cid = ?1 AND state = 'ended' AND NOT EXISTS"
+        f"UPDATE turns {ALIVE} SET state = 'done', runner = NULL"
+        " WHERE cid = ?1 AND state != 'done' AND state = 'ended' AND NOT EXISTS"
         f" (SELECT 1 FROM events WHERE events.cid = ?1 AND events.turn_id = turns.id AND {_UNSEQUENCED})",
         (cid,),
     )
@@ -220,11 +225,12 @@ def stray_contexts(db: sqlite3.Connection, older_than: float, limit: int) -> lis
 def turns_to_run(db: sqlite3.Connection, alive: Collection[str], limit: int) -> list[Turn]:
     columns = ", ".join(f"turns.{name}" for name in TURN.split(", "))
     rows = db.execute(
-        f"SELECT owner, contexts.id, {columns} FROM turns JOIN contexts USING (cid) WHERE state != 'done' AND ("
+        f"SELECT owner, contexts.id, {columns} FROM turns {ALIVE} JOIN contexts USING (cid) WHERE state != 'done' AND ("
         " (state IN ('running', 'ended') AND (runner IS NULL OR runner NOT IN (SELECT value FROM json_each(?))))"
         " OR (state = 'queued' AND kind = 'tool')"
         f" OR (state = 'queued' AND kind = 'message' AND NOT {_BLOCKED} AND place ="
-        "   (SELECT min(place) FROM turns AS first WHERE first.cid = turns.cid AND first.kind = 'message'"
+        f"   (SELECT min(place) FROM turns AS first {ALIVE} WHERE first.cid = turns.cid AND first.state != 'done'"
+        "    AND first.kind = 'message'"
         "    AND first.state = 'queued'))"
         ") ORDER BY turns.created_at, place LIMIT ?",
         (msgspec.json.encode(list(alive)).decode(), limit),
@@ -249,10 +255,11 @@ def history(db: sqlite3.Connection, key: ContextKey, before: int | None, limit: 
 def open_calls(db: sqlite3.Connection, key: ContextKey, seq: int) -> list[EventRow]:
     rows = db.execute(
         f"SELECT {EVENT} FROM events WHERE cid = ?1 AND id IN ("
-        " SELECT id FROM calls WHERE cid = ?1 AND answered = 0"
-        " UNION ALL SELECT answers FROM events WHERE cid = ?1 AND seq IS NULL AND answers IS NOT NULL"
+        " SELECT id FROM calls INDEXED BY calls_open WHERE cid = ?1 AND answered = 0"
+        " UNION ALL SELECT answers FROM events INDEXED BY events_without_seq"
+        "  WHERE cid = ?1 AND seq IS NULL AND answers IS NOT NULL"
         " UNION ALL SELECT answers FROM events WHERE cid = ?1 AND seq > ?2 AND answers IS NOT NULL"
-        ") ORDER BY ord",
+        ") ORDER BY +ord",  # the sign keeps SQLite from reading all in that order
         (find_context(db, key), seq),
     )
     return [event_of(row) for row in rows]
