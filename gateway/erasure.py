@@ -28,8 +28,11 @@ class Erasure:
 
     async def context(self, key: ContextKey) -> None:
         """Delete the context; nothing of it is on the disk any more when this returns."""
-        await self._delete(key)
+        found = await self._delete(key)
+        # Where there is none, an earlier call may have deleted it, and failed before the scrub that it owed.
         await self._scrub()
+        if not found:
+            raise NotFound(key.id)
 
     async def everything(self, principal: Principal) -> int:
         """Delete the contexts and sessions that the principal has now; how many contexts those were. A session that
@@ -37,7 +40,7 @@ class Erasure:
         deleted = 0
         after = ""
         while page := await self._store.contexts_after(principal.owner, after, _AT_ONCE):
-            answers = await asyncio.gather(*(self._delete_if_there(r.key) for r in page), return_exceptions=True)
+            answers = await asyncio.gather(*(self._delete(r.key) for r in page), return_exceptions=True)
             for answer in answers:
                 if isinstance(answer, BaseException):
                     raise answer
@@ -48,16 +51,15 @@ class Erasure:
         await self._scrub()
         return deleted
 
-    async def _delete(self, key: ContextKey) -> None:
-        await self._contexts.delete(key)
-        await self._sessions.forget(key)
-
-    async def _delete_if_there(self, key: ContextKey) -> bool:
+    async def _delete(self, key: ContextKey) -> bool:
+        """False where somebody else did, or an earlier call, which may have failed half-way."""
+        found = True
         try:
-            await self._delete(key)
+            await self._contexts.delete(key)
         except NotFound:
-            return False  # somebody else did
-        return True
+            found = False
+        await self._sessions.forget(key)
+        return found
 
     async def _scrub(self) -> None:
         if not await self._store.scrub():

@@ -15,6 +15,7 @@ import uvicorn
 from gateway.app import Gateway
 from gateway.logs import configure_logs
 from gateway.settings import Settings, check_exposure
+from gateway.transport.http import HttpProtocol
 from gateway.transport.websocket import SocketProtocol
 
 __all__ = ["serve"]
@@ -93,6 +94,7 @@ def serve(settings: Settings, gateway: Gateway | None = None) -> int:
         gateway.app,
         host=server.host,
         port=server.port,
+        http=HttpProtocol,
         ws=SocketProtocol,
         ws_max_size=settings.limits.max_frame_bytes,
         ws_per_message_deflate=False,

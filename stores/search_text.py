@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -30,6 +30,16 @@ _WINDOW = 200
 _ACCENTS = re.compile("[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c7\u064b-\u065f\u0670]+")
 # Marks that belong to a word though Python does not count them as letters, block by block.
 _WORD = re.compile("[\\w\u0900-\u0963\u0966-\u0dff\u0e00-\u109f\u1780-\u17ff\u3099\u309a]+")
+# A run of combining marks is put in order by normalisation, in a time that grows with its square. No script stacks as
+# many; Unicode itself counts on 30 at most (UAX #15, section 13).
+_MAX_MARKS = 30
+# Those that begin no letter: by their combining class, or because all that they are decomposed to has one.
+_LAST_MARK = 0x1F000
+_MARKS = (
+    "".join(re.escape(mark) for mark in map(chr, range(0x300, _LAST_MARK)) if unicodedata.combining(mark))
+    + "\u0f73\u0f75\u0f81\uff9e\uff9f"
+)
+_MANY_MARKS = re.compile(f"([{_MARKS}]{{{_MAX_MARKS}}})[{_MARKS}]+")
 _ASCII_WORD = re.compile("[a-z0-9]+")
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -166,5 +176,10 @@ def _words(folded: str) -> list[str]:
 def _fold(text: str) -> str:
     if text.isascii():
         return text.lower()
-    bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", text.casefold()))
-    return unicodedata.normalize("NFC", bare)
+    bare = _ACCENTS.sub("", _normalized("NFKD", text.casefold()))
+    return _normalized("NFC", bare)
+
+
+def _normalized(form: Literal["NFC", "NFKD"], text: str) -> str:
+    """The text in that form, with no more than 30 marks in a row: it costs what is proportional to its length."""
+    return unicodedata.normalize(form, _MANY_MARKS.sub(r"\1", text))

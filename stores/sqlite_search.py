@@ -106,6 +106,8 @@ def search(
             spent += size + _ROW
         last = (at, context_id, 0)
         spent += _CONTEXT
+        if spent > _BYTES:
+            return found, _token(*last)
     return found, None
 
 

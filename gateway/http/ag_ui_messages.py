@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 import msgspec
 
 from gateway.http.front_ends import plain_text, result_text
-from protocol.frames import Content, DurableEvent, ImagePart, Message, Snapshot, TextPart, ToolCall, ToolResponse
+from protocol.frames import (
+    Content,
+    DurableEvent,
+    ImagePart,
+    Message,
+    ResourcePart,
+    Snapshot,
+    TextPart,
+    ToolCall,
+    ToolResponse,
+)
 
 try:
     from ag_ui import core as ag
@@ -19,6 +29,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "KEPT",
+    "KEPT_BYTES",
     "Assistant",
     "Messages",
     "Reasoning",
@@ -32,6 +43,10 @@ __all__ = [
 
 KEPT = 100
 """How many messages are known of a stream without an end: as many as a snapshot of ours has events."""
+
+
+KEPT_BYTES = 8 * 1024 * 1024
+"""How many bytes of them, about; the newest is known whatever its size."""
 
 
 def reasoning_id(message_id: str, span: int) -> str:
@@ -86,6 +101,10 @@ class Reasoning:
 @dataclass(slots=True)
 class ToolResult:
     response: ToolResponse
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = len(result_text(self.response))
 
     @property
     def id(self) -> str:
@@ -130,8 +149,7 @@ class Messages:
 
     def add(self, told: Told) -> None:
         self._told.append(told)
-        if self._most is not None and len(self._told) > self._most:
-            del self._told[0]
+        self._trim(told)
 
     def answer(self, result: ToolResult) -> None:
         """Behind the message that called, as the reader puts it."""
@@ -143,14 +161,50 @@ class Messages:
                 while place < len(self._told) and isinstance(self._told[place], ToolResult):
                     place += 1
         self._told.insert(place, result)
+        self._trim(result)
 
     def discard(self, id: str) -> None:
         self._told = [told for told in self._told if told.id != id]
+
+    def _trim(self, newest: Told) -> None:
+        """Forget the oldest beyond the bounds. Texts grow after they were added, so all are measured."""
+        if self._most is None:
+            return
+        sizes = [0 if told is newest else _size(told) for told in self._told]
+        excess = sum(sizes) + _size(newest) - KEPT_BYTES
+        surplus = len(self._told) - self._most
+        kept: list[Told] = []
+        for told, size in zip(self._told, sizes, strict=True):
+            if told is not newest and (surplus > 0 or excess > 0):
+                surplus, excess = surplus - 1, excess - size
+            else:
+                kept.append(told)
+        self._told = kept
 
     def snapshot(self) -> bytes:
         """The event's JSON. What the reader brought is said as it came, whatever was in it."""
         told = (one.wire().model_dump_json(by_alias=True).encode() for one in self._told)
         return b'{"type":"MESSAGES_SNAPSHOT","messages":[%b]}' % b",".join([*self._before, *told])
+
+
+def _size(told: Told) -> int:
+    """About how many bytes it takes: of what comes in any size, a character is one."""
+    if isinstance(told, Assistant):
+        return sum(map(len, told.pieces)) + sum(len(name) + len(text) for name, text in told.calls.values())
+    if isinstance(told, Reasoning):
+        return sum(map(len, told.pieces))
+    if isinstance(told, ToolResult):
+        return told.size
+    content = told.message.content
+    if isinstance(content, str):
+        return len(content)
+    return sum(_part_size(part) for part in content)
+
+
+def _part_size(part: TextPart | ImagePart | ResourcePart) -> int:
+    if isinstance(part, TextPart):
+        return len(part.text)
+    return len(part.data if isinstance(part, ImagePart) else part.uri)
 
 
 def messages_of(frame: Snapshot) -> Messages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
 import structlog
@@ -15,6 +15,8 @@ from gateway.conversations import refusal
 from gateway.http.format import Format
 from gateway.http.streams import Following
 from gateway.http.told import Told
+from gateway.transport.abort import abort_of
+from gateway.transport.port import HIGH_WATER
 from protocol.frames import Snapshot, TurnEnd
 from stores.ports import StoreError
 
@@ -104,18 +106,26 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._closing, watching(receive, self._following.hang_up):
             try:
-                # An OSError is how ASGI says that the client is gone; a TimeoutError, that it reads nothing.
-                with suppress(OSError):
-                    await self._say(send)
+                await self._say(send)
+            except TimeoutError:
+                # What waits for a client that reads nothing would wait as long as its connection.
+                abort_of(scope)()
+            except OSError:
+                pass  # how ASGI says that the client is gone
             finally:
                 await self._pieces.aclose()
 
     async def _say(self, send: Send) -> None:
-        async def sent(message: Message) -> None:
-            await self._following.taken(send(message))
-
-        await sent({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        taken = self._following.taken
+        await taken(send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}))
         async for piece in self._pieces:
             if piece:
-                await sent({"type": "http.response.body", "body": piece, "more_body": True})
-        await sent({"type": "http.response.body", "body": b"", "more_body": False})
+                await taken(_sent(piece, send))
+        await taken(send({"type": "http.response.body", "body": b"", "more_body": False}))
+
+
+async def _sent(piece: bytes, send: Send) -> None:
+    """Send the piece by and by. A server takes whatever it is given and waits before it takes more: of a long piece,
+    all but the last bytes have gone when this returns."""
+    for place in range(0, len(piece), HIGH_WATER):
+        await send({"type": "http.response.body", "body": piece[place : place + HIGH_WATER], "more_body": True})

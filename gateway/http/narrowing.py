@@ -30,6 +30,12 @@ class Narrowing:
         self.over = False
         self.end: TurnEnd | None = None
 
+    def told_before(self, events: Sequence[bytes]) -> None:
+        """What of the turn the reader has, durable events only: where that is all of it, it is over."""
+        for event in map(decode_durable, events):
+            if self._mine(event):
+                self._close(event)
+
     def event(self, told: Told) -> bool:
         """Whether the event is the turn's."""
         frame = told.frame

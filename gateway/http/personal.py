@@ -16,6 +16,7 @@ from gateway.contexts import Contexts
 from gateway.erasure import Erasure
 from gateway.export import Exports
 from gateway.http.replies import Guard, json_reply
+from gateway.transport.abort import abort_of
 from protocol.errors import ProtocolError
 
 __all__ = ["personal_routes"]
@@ -33,6 +34,7 @@ class _Download(StreamingResponse):
         disposition = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
         self._pieces = pieces
         self._done = done
+        self._abort = abort_of({})
         super().__init__(self._body(), media_type="application/json", headers=disposition)
 
     async def _body(self) -> AsyncGenerator[bytes]:
@@ -41,6 +43,7 @@ class _Download(StreamingResponse):
         self._done()  # before the client knows of the end, and may ask again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._abort = abort_of(scope)
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -56,17 +59,24 @@ class _Download(StreamingResponse):
             await super().stream_response(send_soon)  # type: ignore[arg-type]
         except TimeoutError:
             _log.info("an export was cut off: its client reads nothing")
+            self._abort()
 
 
 def personal_routes(guard: Guard, contexts: Contexts, erasure: Erasure, exports: Exports) -> list[Route]:
-    exporting: set[str] = set()
+    exporting: dict[str, object] = {}
 
     async def export(request: Request, principal: Principal) -> Response:
         owner = principal.owner
         if owner in exporting:
             raise ProtocolError("rate_limited", "one export at a time", retry_after=_RETRY_SECONDS)
-        exporting.add(owner)
-        return _Download(exports.document(principal), "tidegate-export.json", lambda: exporting.discard(owner))
+        exporting[owner] = this = object()
+
+        def done() -> None:
+            # It is said twice of each export, and the owner may have begun the next one in between.
+            if exporting.get(owner) is this:
+                del exporting[owner]
+
+        return _Download(exports.document(principal), "tidegate-export.json", done)
 
     async def delete_one(request: Request, principal: Principal) -> Response:
         await erasure.context(contexts.key(principal, request.path_params["id"]))

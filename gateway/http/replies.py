@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -96,6 +97,6 @@ def page_size(request: Request, default: int) -> int:
     text = request.query_params.get("limit")
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MAX_PAGE:
+    if re.fullmatch("[0-9]{1,3}", text) is None or not 1 <= int(text) <= _MAX_PAGE:
         raise ProtocolError("invalid_frame", f"limit is a number from 1 to {_MAX_PAGE}", path="limit")
     return int(text)

@@ -20,6 +20,8 @@ class TurnReading:
         self._places = places
         self._place = place
         self._narrowing = Narrowing(place.turn_id, place.message_id, after)
+        # Of what its reader knows nothing is said again, so that the turn's end is among it has to be found out.
+        self._known = after if after is not None and after.epoch == place.before.epoch else None
         self._lost = False
 
     @property
@@ -34,6 +36,8 @@ class TurnReading:
     async def read(self) -> list[Told] | None:
         """What came since; waits for it. Empty where it is time for a sign of life, None when the turn is over or
         nothing more will come. Raises NotFound, Unavailable."""
+        if self._known is not None:
+            await self._skip(self._known)
         while not self.over:
             told = await self._following.read()
             if not told:
@@ -42,6 +46,13 @@ class TurnReading:
             if mine:
                 return mine
         return None
+
+    async def _skip(self, known: Cursor) -> None:
+        self._known = None
+        if known.seq > self._place.before.seq:
+            # None where the epoch ended meanwhile: then a snapshot comes, which says how it stands.
+            events = await self._places.events(self._place, known.epoch, known.seq)
+            self._narrowing.told_before(events or ())
 
     async def _narrow(self, told: list[Told]) -> list[Told]:
         mine: list[Told] = []

@@ -339,3 +339,14 @@ async def test_an_event_says_what_can_be_searched_for() -> None:
     assert said("m", "hello", "system").text is None
     assert new_event(ContextChanged(context_id="c", title="t")).text is None
     assert msgspec.json.decode(said("m", "hello").body)["content"] == "hello"
+
+
+async def test_contexts_without_texts_use_up_a_call_too(tmp_path: Path, clock: Clock) -> None:
+    async with open_sqlite(tmp_path, clock) as store:
+        for number in range(800):
+            clock.now += 1
+            await store.create_context(ContextKey(ANN, f"c{number}"), None, None)
+        assert (await store.search(ANN, "tide", None, 20))[1] is not None, "the walk stops before its end"
+        clock.now = 1.0
+        await say(store, ContextKey(ANN, "oldest"), "m", "tide")
+        assert names(await find(store, "tide")) == ["oldest m"]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,3 +98,53 @@ def test_every_text_is_found_by_itself(text: str) -> None:
     terms = terms_of(text)
     for term in parse_query(text).terms:
         assert term.text in terms or (term.prefix and any(known.startswith(term.text) for known in terms))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" + "\u0301\u0316" * 40_000,
+        ("\u3099" * 30 + "\u034f") * 4000,  # what separates the runs is taken out later
+        "\u0f40" + "\u0f73" * 40_000,  # no mark itself, but decomposed to two
+        "\uff76" + "\uff9e" * 40_000,
+        "क" + "\u093c\u094d" * 40_000,
+    ],
+    ids=["marks", "joined", "decomposed", "halfwidth", "letters"],
+)
+def test_marks_without_end_are_not_put_in_order(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _longest_run(text, monkeypatch) <= 64
+
+
+def test_every_mark_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = [mark for mark in map(chr, range(0x80, sys.maxunicode + 1)) if _marks(mark.casefold())]
+    assert len(marks) > 900
+    assert _longest_run("".join("a" + mark * 100 for mark in marks), monkeypatch) <= 64
+
+
+def _marks(letter: str) -> int:
+    """How many marks it is decomposed to, at its beginning."""
+    decomposed = unicodedata.normalize("NFKD", letter)
+    return next((n for n, part in enumerate(decomposed) if not unicodedata.combining(part)), len(decomposed))
+
+
+def _longest_run(text: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Of marks in what is normalised: the time that takes grows with its square."""
+    normalize = unicodedata.normalize
+    given: list[str] = []
+
+    def watched(form: Literal["NFC", "NFKD"], text: str) -> str:
+        given.append(text)
+        return normalize(form, text)
+
+    with monkeypatch.context() as watching:
+        watching.setattr(unicodedata, "normalize", watched)
+        terms_of(text)
+        snippet(text, parse_query("absent"))
+    longest = run = 0
+    for one in given:
+        run = 0
+        for letter in one:
+            marks = _marks(letter)
+            run = run + marks if marks else 0
+            longest = max(longest, run)
+    return longest

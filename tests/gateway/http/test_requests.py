@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import orjson
 import pytest
 from starlette.requests import Request
 
 from gateway.http.formats import FORMATS, format_of
 from gateway.http.messages import wants_json
+from gateway.http.replies import page_size
 from gateway.http.requests import cursor_of, frame_of
 from gateway.http.tidegate_format import TidegateFormat
 from protocol.errors import ProtocolError
@@ -116,3 +119,15 @@ def test_a_format_by_its_name() -> None:
     with pytest.raises(ProtocolError) as refused:
         format_of(_request("format=xml"))
     assert (refused.value.path, "tidegate, ag-ui, ai-sdk" in refused.value.message) == ("format", True)
+
+
+def test_a_page_has_a_size() -> None:
+    assert page_size(_request(), 50) == 50
+    assert [page_size(_request(f"limit={text}"), 50) for text in ("1", "200", "007")] == [1, 200, 7]
+
+
+@pytest.mark.parametrize("text", ["", "0", "201", "-1", "1.0", "1_0", "²", "٣", "9" * 5000, "1%0A"])
+def test_a_size_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(ProtocolError) as refused:
+        page_size(_request(f"limit={quote(text, safe='%')}"), 50)
+    assert (refused.value.code, refused.value.path) == ("invalid_frame", "limit")
