@@ -50,8 +50,13 @@ async def told_in(format: Format, reading: Reading, following: Following, begun:
     of it."""
     yield b": tidegate\nretry: %d\n\n%b" % (_RETRY_MS, begun)
     try:
-        while not format.over and (told := await reading.read()) is not None:
-            yield said_in(format, told) if told else _KEEP_ALIVE
+        while not format.over:
+            told = await reading.read()
+            if told is None:
+                break
+            piece = said_in(format, told) if told else _KEEP_ALIVE
+            del told  # it may be large, and the client slow
+            yield piece
         reason = following.reason if reading.turn_end is None else None
     except StoreError as error:
         _log.warning("a stream was ended", reason=str(error))

@@ -591,13 +591,15 @@ async def test_draining_lets_turns_end_and_then_ends_the_streams(tmp_path: Path)
     config = SLOW + "[server]\ndrain_seconds = 20\n"
     async with GatewayProcess(tmp_path, config=config) as gateway, http_client(gateway.url, gateway.key()) as http:
         await http.post("/v1/contexts", json={"id": "chat"})
-        async with following(http, "chat") as stream, posting(http, "chat", id="m1", content="long 200") as turn:
+        async with following(http, "chat") as stream, posting(http, "chat", id="m1", content="long 2000") as turn:
             await turn.wait(lambda frame: frame["type"] == "delta")
             gateway.terminate()
-            async with asyncio.timeout(10):
-                while (await http.get("/v1/contexts/chat/stream", timeout=0.5)).status_code != 503:
+            async with asyncio.timeout(15):
+                while not await _drains(http):
                     await asyncio.sleep(0.02)
             refused = await http.post("/v1/contexts/chat/messages", json={"content": "too late"})
+            # What ends a turn is still taken.
+            assert (await http.post("/v1/contexts/chat/cancel", json={"turn_id": "m1"})).status_code == 200
             frames, _ = await asyncio.gather(turn.rest(), stream.rest())
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
         assert frames[-1]["type"] == "turn_end"
@@ -605,6 +607,11 @@ async def test_draining_lets_turns_end_and_then_ends_the_streams(tmp_path: Path)
         assert stream.frames[-1]["type"] == "turn_end"
         assert stream.comments[-1] == "the instance restarts"
         assert await gateway.died() == 0
+
+
+async def _drains(http: httpx.AsyncClient) -> bool:
+    async with http.stream("GET", "/v1/contexts/chat/stream") as answer:
+        return answer.status_code == 503
 
 
 async def test_a_turn_that_is_too_long_for_the_drain_goes_on_after_the_restart(tmp_path: Path) -> None:
