@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -99,12 +100,17 @@ async def test_a_turn_that_much_was_said_behind_is_answered_after_a_restart(tmp_
             await wire.ask("message", content="second", context_id="chat", id="m2")
             for number in range(250):
                 await wire.ask("message", content=f"note {number}", respond=False, context_id="chat")
+        while not provider.requests:
+            await asyncio.sleep(0.02)
         gateway.kill()
         await gateway.start()
-        async with Wire(gateway.ws, key) as wire:
-            await wire.hello(cursors={"chat": None})
-            end = await wire.wait(lambda f: f["type"] == "turn_end" and f["turn_id"] == "m2")
-            assert end["status"] == "complete", end
+        async with asyncio.timeout(20), httpx.AsyncClient(base_url=gateway.url, headers=headers(key)) as http:
+            ends: dict[str, str] = {}
+            while "m2" not in ends:
+                events = (await http.get("/v1/contexts/chat/events?limit=200")).json()["events"]
+                ends = {event["turn_id"]: event["status"] for event in events if event["type"] == "turn_end"}
+                await asyncio.sleep(0.02)
+        assert ends == {"m1": "complete", "m2": "complete"}
     assert prompts(provider)[-1][-1] == "second"
 
 
