@@ -193,7 +193,8 @@ def record(db: sqlite3.Connection, key: ContextKey, epoch: int, seqs: Mapping[st
     db.execute(
         f"UPDATE turns {ALIVE} SET state = 'done', runner = NULL"
         " WHERE cid = ?1 AND state != 'done' AND state = 'ended' AND NOT EXISTS"
-        f" (SELECT 1 FROM events WHERE events.cid = ?1 AND events.turn_id = turns.id AND {_UNSEQUENCED})",
+        f" (SELECT 1 FROM events INDEXED BY events_without_seq"
+        f"  WHERE events.cid = ?1 AND events.turn_id = turns.id AND {_UNSEQUENCED})",
         (cid,),
     )
     return True

@@ -69,6 +69,10 @@ CALLS: dict[str, Work] = {
     "write": lambda db: turns.write(db, KEY, "now", 1, [message("a", "now")], 0.0),
     "end_turn": lambda db: turns.end_turn(db, KEY, "now", 1, [end("now")], 1 << 62, 0.0),
     "record": lambda db: turns.record(db, KEY, 0, {"now": 1 << 40}),
+    "record, of a turn that has ended": lambda db: (
+        turns.end_turn(db, KEY, "now", 1, [end("now")], 1 << 62, 0.0),
+        turns.record(db, KEY, 0, {"now": 1 << 40}),
+    ),
     "unsequenced": lambda db: turns.unsequenced(db, KEY, None),
     "turns_to_run": lambda db: turns.turns_to_run(db, ["inst"], 10),
     "stray_contexts": lambda db: turns.stray_contexts(db, 1e12, 10),
