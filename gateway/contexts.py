@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 from msgspec import Struct, to_builtins
@@ -17,11 +19,11 @@ from gateway.stored_events import new_event
 from protocol.codec import encode
 from protocol.errors import ProtocolError
 from protocol.frames import ContextChanged
-from protocol.ids import is_id, new_id
+from protocol.ids import is_id, new_id, rfc3339
 from stores.ports import ContextStore, EventLog, NotFound, StoreError
 from stores.records import ContextKey, ContextRecord, LogBatch, LogEvent
 
-__all__ = ["Contexts", "EventPage"]
+__all__ = ["Contexts", "EventPage", "context_json", "moment"]
 
 
 class EventPage(Struct, frozen=True):
@@ -132,3 +134,20 @@ class Contexts:
             await self.read(key)
         older = page.rows[0].seq if page.rows and page.has_more else None
         return EventPage(complete_history(page, fold), str(older) if older is not None else None)
+
+
+def context_json(record: ContextRecord) -> dict[str, Any]:
+    """A context as clients are shown it."""
+    return {
+        "id": record.key.id,
+        "title": record.title,
+        "metadata": orjson.loads(record.metadata) if record.metadata is not None else None,
+        "settings": orjson.loads(record.settings) if record.settings is not None else None,
+        "created_at": moment(record.created_at),
+        "updated_at": moment(record.updated_at),
+    }
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as clients are told them."""
+    return rfc3339(datetime.fromtimestamp(seconds, UTC))

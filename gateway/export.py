@@ -10,6 +10,7 @@ import msgspec
 import orjson
 
 from gateway.auth.principal import Principal
+from gateway.contexts import context_json, moment
 from gateway.patience import patiently
 from protocol.codec import with_seq
 from protocol.ids import rfc3339
@@ -68,7 +69,7 @@ class Exports:
             place = after
             page = await patiently(lambda place=place: self._store.contexts_after(principal.owner, place, _PAGE))
             for record in page:
-                yield comma + orjson.dumps(_context(record))[:-1] + b',"events":['
+                yield comma + orjson.dumps(context_json(record))[:-1] + b',"events":['
                 async for part in self._events(record):
                     yield part
                 yield b"]}"
@@ -100,21 +101,10 @@ class Exports:
             comma = b","
 
 
-def _context(record: ContextRecord) -> dict[str, Any]:
-    return {
-        "id": record.key.id,
-        "title": record.title,
-        "metadata": msgspec.json.decode(record.metadata) if record.metadata is not None else None,
-        "settings": msgspec.json.decode(record.settings) if record.settings is not None else None,
-        "created_at": _time(record.created_at),
-        "updated_at": _time(record.updated_at),
-    }
-
-
 def _session(record: SessionRecord) -> dict[str, Any]:
     return {
         "id": record.id,
-        "expires_at": _time(record.expires_at),
+        "expires_at": moment(record.expires_at),
         "contexts": list(record.contexts),
         "tools": msgspec.json.decode(record.tools),
     }
@@ -124,10 +114,6 @@ def _key(record: KeyRecord) -> dict[str, Any]:
     return {
         "id": record.id,
         "role": record.role,
-        "created_at": _time(record.created_at),
-        "revoked_at": _time(record.revoked_at) if record.revoked_at is not None else None,
+        "created_at": moment(record.created_at),
+        "revoked_at": moment(record.revoked_at) if record.revoked_at is not None else None,
     }
-
-
-def _time(seconds: float) -> str:
-    return rfc3339(datetime.fromtimestamp(seconds, UTC))

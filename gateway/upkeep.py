@@ -88,9 +88,9 @@ class Upkeep:
                 if active.turns_to_wait:
                     active.turns_to_wait -= 1
                     return
-                await self._title(key, turn_id, request)
+                await self._title(active, turn_id, request)
                 for _ in range(_ROUNDS):
-                    if not await self._summarise(key, turn_id, request):
+                    if not await self._summarise(active, turn_id, request):
                         break
                 active.failures = 0
         except (ModelError, StoreError, TimeoutError, KeyError) as error:
@@ -106,13 +106,13 @@ class Upkeep:
 
     # ---- titles
 
-    async def _title(self, key: ContextKey, turn_id: str, request: TurnRequest) -> None:
-        active = await self._contexts.get(key)
+    async def _title(self, active: ActiveContext, turn_id: str, request: TurnRequest) -> None:
+        key = active.key
         if not self._options.titles or active.record.title is not None:
             return
         model = self._options.title_model or request.model
-        turn = (await self._path(key, turn_id))[0]
-        answer = await self._ask(model, title_prompt([turn]), key, request.principal)
+        _, path = await self._path(key, turn_id)
+        answer = await self._ask(model, title_prompt(path[:1]), key, request.principal)
         title = clean_title(answer)
         if title is None:
             return
@@ -123,10 +123,9 @@ class Upkeep:
 
     # ---- summaries
 
-    async def _summarise(self, key: ContextKey, turn_id: str, request: TurnRequest) -> bool:
+    async def _summarise(self, active: ActiveContext, turn_id: str, request: TurnRequest) -> bool:
         """Make a summary if one is due; whether another may be."""
-        model = request.model
-        active = await self._contexts.get(key)
+        key, model = active.key, request.model
         profile = self._assembler.profile(model)
         if (active.settings.strategy or profile.strategy) != "summarise":
             return False
@@ -134,7 +133,7 @@ class Upkeep:
         # It must fit where it is made, and be of use where it is read.
         budget = min(budget_of(self._models[model], active), budget_of(writer, active))
         scale = Scale(active, model, profile)
-        path = await self._path(key, turn_id)
+        active, path = await self._path(key, turn_id)
         covered = next((node.id for node in path if node.id in active.summaries), None)
         turns = due(path, covered, budget, scale.cost)
         if not turns:
@@ -154,8 +153,9 @@ class Upkeep:
         )
         return await self._store.put_summary(key, summary, active.record.born)
 
-    async def _path(self, key: ContextKey, turn_id: str) -> list[Node]:
-        """The path from the turn back to what a summary covers, or to its beginning; newest first."""
+    async def _path(self, key: ContextKey, turn_id: str) -> tuple[ActiveContext, list[Node]]:
+        """The context as of now, and the path from the turn back to what a summary covers, or to its beginning;
+        newest first."""
         while True:
             active = await self._contexts.get(key)
             nodes: list[Node] = []
@@ -167,7 +167,7 @@ class Upkeep:
             except Incomplete:
                 await self._contexts.load_older(active)
                 continue
-            return nodes
+            return active, nodes
 
     # ---- asking
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -12,12 +11,10 @@ from starlette.routing import Route
 
 from gateway.auth.principal import Principal
 from gateway.context_settings import ContextSettings
-from gateway.contexts import Contexts
+from gateway.contexts import Contexts, context_json
 from gateway.http.replies import Guard, body, json_bytes, json_reply, page_size
 from protocol.errors import ProtocolError
 from protocol.frames import Id
-from protocol.ids import rfc3339
-from stores.records import ContextRecord
 
 __all__ = ["context_routes"]
 
@@ -42,21 +39,21 @@ def context_routes(guard: Guard, contexts: Contexts, max_bytes: int) -> list[Rou
     async def page(request: Request, principal: Principal) -> Response:
         after = request.query_params.get("after")
         records, following = await contexts.page(principal, after, page_size(request, 50))
-        return json_reply({"contexts": [_shown(record) for record in records], "next": following})
+        return json_reply({"contexts": [context_json(record) for record in records], "next": following})
 
     async def create(request: Request, principal: Principal) -> Response:
         wanted = await body(request, NewContext, max_bytes)
         record, created = await contexts.create(principal, wanted.id, wanted.title, wanted.metadata, wanted.settings)
-        return json_reply(_shown(record), 201 if created else 200)
+        return json_reply(context_json(record), 201 if created else 200)
 
     async def read(request: Request, principal: Principal) -> Response:
-        return json_reply(_shown(await contexts.read(contexts.key(principal, request.path_params["id"]))))
+        return json_reply(context_json(await contexts.read(contexts.key(principal, request.path_params["id"]))))
 
     async def change(request: Request, principal: Principal) -> Response:
         wanted = await body(request, ContextChange, max_bytes)
         key = contexts.key(principal, request.path_params["id"])
         changed = await contexts.update(key, wanted.title, wanted.metadata, wanted.settings, wanted.pinned)
-        return json_reply(_shown(changed))
+        return json_reply(context_json(changed))
 
     async def events(request: Request, principal: Principal) -> Response:
         key = contexts.key(principal, request.path_params["id"])
@@ -72,21 +69,6 @@ def context_routes(guard: Guard, contexts: Contexts, max_bytes: int) -> list[Rou
         Route(one, guard(change), methods=["PATCH"]),
         Route(f"{one}/events", guard(events), methods=["GET"]),
     ]
-
-
-def _shown(record: ContextRecord) -> dict[str, Any]:
-    return {
-        "id": record.key.id,
-        "title": record.title,
-        "metadata": msgspec.json.decode(record.metadata) if record.metadata is not None else None,
-        "settings": msgspec.json.decode(record.settings) if record.settings is not None else None,
-        "created_at": _time(record.created_at),
-        "updated_at": _time(record.updated_at),
-    }
-
-
-def _time(seconds: float) -> str:
-    return rfc3339(datetime.fromtimestamp(seconds, UTC))
 
 
 def _before(request: Request) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -10,9 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.auth.principal import Principal
+from gateway.contexts import moment
 from gateway.http.replies import Guard, json_reply, page_size
 from protocol.errors import ProtocolError
-from protocol.ids import rfc3339
 from stores.ports import SearchStore
 from stores.records import SearchHit
 
@@ -51,7 +50,7 @@ def _shown(hit: SearchHit) -> dict[str, Any]:
         "message_id": hit.message_id,
         "role": hit.role,
         "seq": hit.seq,
-        "timestamp": rfc3339(datetime.fromtimestamp(hit.at, UTC)),
+        "timestamp": moment(hit.at),
         # Plain text in pieces, so that no client has to take marks out of text that a user wrote.
         "snippet": [
             {"text": piece.text, "match": True} if piece.match else {"text": piece.text} for piece in hit.snippet

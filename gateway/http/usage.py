@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any, get_args
 
 from starlette.requests import Request
@@ -14,12 +14,12 @@ from starlette.routing import Route
 
 from gateway.auth.principal import Principal
 from gateway.budgets import Budgets
+from gateway.contexts import moment
 from gateway.core.budget import Limit, day_of
 from gateway.core.policy import Policy
 from gateway.core.pricing import decimal_text
 from gateway.http.replies import Guard, json_reply, page_size
 from protocol.errors import ProtocolError
-from protocol.ids import rfc3339
 from stores.ports import UsageStore
 from stores.records import UsageBy, UsageRow
 
@@ -82,7 +82,7 @@ def _shown(limit: Limit) -> dict[str, Any]:
         "period": limit.period,
         "limit": amount(limit.limit),
         "used": amount(limit.used),
-        "renews_at": rfc3339(datetime.fromtimestamp(limit.renews_at, UTC)),
+        "renews_at": moment(limit.renews_at),
     }
 
 
