@@ -8,15 +8,14 @@ from msgspec import Struct
 
 from gateway.client_errors import Lost
 from gateway.core.fold import event_key
+from protocol.content import plain_text
 from protocol.frames import (
-    Content,
     ContextChanged,
     Delta,
     Event,
     Message,
     MessageStart,
     Snapshot,
-    TextPart,
     ToolApproval,
     ToolCall,
     ToolResponse,
@@ -100,11 +99,11 @@ class TextFollower:
                 self._texts[frame.message_id] += frame.text
                 yield TextDelta(frame.message_id, frame.text)
             case Message() if frame.role == "assistant":
-                yield from self._sync(frame.id, _text(frame.content))
+                yield from self._sync(frame.id, plain_text(frame.content))
             case Snapshot():
                 for event in frame.events:
                     if isinstance(event, Message) and event.role == "assistant" and event.turn_id == turn_id:
-                        yield from self._sync(event.id, _text(event.content))
+                        yield from self._sync(event.id, plain_text(event.content))
                 for partial in frame.partial:
                     if partial.turn_id == turn_id:
                         self._attempts[partial.message_id] = partial.attempt
@@ -152,7 +151,3 @@ class PlainText:
         again, self._again = self._again, None
         given, self._given = self._given, again
         return again[len(given) :] if again.startswith(given) else "\n" + again
-
-
-def _text(content: Content) -> str:
-    return content if isinstance(content, str) else "".join(p.text for p in content if isinstance(p, TextPart))

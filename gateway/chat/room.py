@@ -20,9 +20,10 @@ from gateway.chat.place import Place
 from gateway.chat.screen import Screen
 from gateway.chat.shown import Gone, Shown
 from gateway.chat.terminal import Terminal
-from gateway.chat.words import content_text, one_line
+from gateway.chat.words import one_line
 from gateway.client import Client
 from gateway.client_errors import Refused
+from protocol.content import words_of
 from protocol.frames import Content, Message
 from protocol.ids import new_id
 
@@ -250,7 +251,7 @@ class Room:
 
     async def _retry(self) -> None:
         last = self._last_said()
-        await self._send(last.content, content_text(last.content), last.id)
+        await self._send(last.content, words_of(last.content), last.id)
 
     async def _send(self, content: Content, text: str, replaces: str | None) -> None:
         place, id = self._open, new_id("msg_")
@@ -270,7 +271,7 @@ class Room:
         if text:
             await self._say(text, replaces=last.id)
         elif not self._line.text:
-            self._line.put(f"/edit {content_text(last.content)}")
+            self._line.put(f"/edit {words_of(last.content)}")
             self._draw()
 
     def _last_said(self) -> Message:

@@ -24,9 +24,9 @@ from gateway.chat.shown import (
     Shown,
     Titled,
 )
-from gateway.chat.words import content_text
 from gateway.core.fold import event_key
 from gateway.core.thread import chosen_path
+from protocol.content import words_of
 from protocol.frames import (
     ContextChanged,
     Delta,
@@ -158,13 +158,13 @@ class View:
         match event:
             case Message(role="assistant"):
                 yield from self._open(event.turn_id)
-                yield from self._text(event.id, content_text(event.content), whole=True)
+                yield from self._text(event.id, words_of(event.content), whole=True)
                 self._strands = {k: strand for k, strand in self._strands.items() if k[0] != event.id}
                 yield Finished(event.id)
             case Message():
                 if event.id not in self._mine:
                     # What steers belongs to a turn that runs, and waits for none.
-                    said = Said(event.id, content_text(event.content), mine=False)
+                    said = Said(event.id, words_of(event.content), mine=False)
                     yield from self._say(said, turn=event.turn_id == event.id)
             case ToolCall():
                 if event.message_id is not None:

@@ -7,9 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from protocol.frames import Content, ImagePart, ResourcePart
-
-__all__ = ["content_text", "one_line", "printable", "value_line"]
+__all__ = ["one_line", "printable", "value_line"]
 
 # Escape sequences begin with control characters; what turns the direction of writing can make a call look like another.
 _UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -30,18 +28,3 @@ def one_line(text: str, limit: int = 200) -> str:
 def value_line(value: Any, limit: int = 200) -> str:
     """A tool's parameters or result in one line: text as it is, all else as JSON."""
     return one_line(value if isinstance(value, str) else orjson.dumps(value, default=str).decode(), limit)
-
-
-def content_text(content: Content) -> str:
-    """The words of a message; an image or a resource is named in brackets."""
-    if isinstance(content, str):
-        return content
-    words: list[str] = []
-    for part in content:
-        if isinstance(part, ImagePart):
-            words.append(f"[{part.mime_type}]")
-        elif isinstance(part, ResourcePart):
-            words.append(f"[{part.uri}]")
-        else:
-            words.append(part.text)
-    return " ".join(words)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from gateway.http.front_ends import plain_text, result_text
+from gateway.http.front_ends import result_text
+from protocol.content import plain_text
 from protocol.frames import (
     Content,
     DurableEvent,

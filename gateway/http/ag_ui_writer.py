@@ -16,7 +16,8 @@ from gateway.http.ag_ui_messages import (
     arguments,
     reasoning_id,
 )
-from gateway.http.front_ends import plain_text, rest_of, result_text
+from gateway.http.front_ends import rest_of, result_text
+from protocol.content import plain_text
 from protocol.frames import Channel, Message, Partial, ToolApproval, ToolCall, ToolResponse
 
 __all__ = ["Open", "Writer"]

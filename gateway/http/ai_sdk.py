@@ -14,7 +14,8 @@ from typing import Any
 from gateway.core.fold import event_key
 from gateway.http.ai_sdk_request import read_chat
 from gateway.http.ai_sdk_step import Step, ui_parts
-from gateway.http.front_ends import asked_turn, plain_text, rest_of, sse, turn_failure
+from gateway.http.front_ends import asked_turn, rest_of, sse, turn_failure
+from protocol.content import plain_text
 from protocol.frames import (
     Channel,
     ContextChanged,

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from protocol.codec import decode_client, encode, invalid_frame
+from protocol.content import plain_text
 from protocol.errors import ProtocolError
 from protocol.frames import (
     MIME_TYPE_PATTERN,
@@ -38,7 +39,6 @@ __all__ = [
     "last_user",
     "new_message",
     "one_content",
-    "plain_text",
     "rest_of",
     "result_text",
     "sse",
@@ -160,13 +160,6 @@ def asked_turn(frame: Snapshot, message_id: str) -> str:
     """The turn of the message that was posted: another's where it steered that one."""
     turns = (event.turn_id for event in frame.events if isinstance(event, Message) and event.id == message_id)
     return next(turns, None) or message_id
-
-
-def plain_text(content: Content) -> str:
-    """The words of a message, without its images and resources."""
-    if isinstance(content, str):
-        return content
-    return "".join(part.text for part in content if isinstance(part, TextPart))
 
 
 def rest_of(message: Message, given: str) -> str | None:

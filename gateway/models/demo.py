@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from itertools import chain
 
-from gateway.models.demo_script import MAX_WORDS, script, text_of
+from gateway.models.demo_script import MAX_WORDS, script
 from gateway.models.port import (
     AssistantInput,
     CallReady,
@@ -18,6 +18,7 @@ from gateway.models.port import (
     TextInput,
     TextPiece,
 )
+from protocol.content import words_of
 from protocol.frames import Usage
 
 __all__ = ["DemoModel"]
@@ -98,7 +99,7 @@ def _usage(request: ModelRequest, said: int) -> Usage:
 
 def _words(item: ModelInput) -> int:
     if isinstance(item, TextInput):
-        return len(text_of(item.content).split())
+        return len(words_of(item.content).split())
     if isinstance(item, AssistantInput):
         return len(item.content.split()) + len(item.calls)
     return len(item.content.split())

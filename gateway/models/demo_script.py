@@ -17,9 +17,9 @@ from gateway.models.port import (
     TextInput,
     ToolResultInput,
 )
-from protocol.frames import Content, ImagePart, ResourcePart
+from protocol.content import words_of
 
-__all__ = ["DEMO_NOTICE", "MAX_WORDS", "script", "text_of"]
+__all__ = ["DEMO_NOTICE", "MAX_WORDS", "script"]
 
 DEMO_NOTICE = "This is the demo model."
 MAX_WORDS = 1_000_000
@@ -52,24 +52,9 @@ def script(request: ModelRequest) -> Iterator[str | CallReady]:
     if said:
         if results:
             yield " "
-        yield from _answer(text_of(said[-1].content).strip(), tools)
+        yield from _answer(words_of(said[-1].content).strip(), tools)
     elif not results:
         yield f"{DEMO_NOTICE} Nothing new was said."
-
-
-def text_of(content: Content) -> str:
-    """The words of a message; an image or a resource is named in brackets."""
-    if isinstance(content, str):
-        return content
-    words: list[str] = []
-    for part in content:
-        if isinstance(part, ImagePart):
-            words.append(f"[{part.mime_type}]")
-        elif isinstance(part, ResourcePart):
-            words.append(f"[{part.uri}]")
-        else:
-            words.append(part.text)
-    return " ".join(words)
 
 
 def _unread(inputs: Sequence[ModelInput]) -> tuple[list[ModelInput], dict[str, CallInput]]:

@@ -7,7 +7,8 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.chat.words import content_text, one_line, printable, value_line
+from gateway.chat.words import one_line, printable, value_line
+from protocol.content import words_of
 from protocol.frames import ImagePart, ResourcePart, TextPart
 
 
@@ -39,5 +40,5 @@ def test_values_and_contents() -> None:
     assert value_line("text") == "text"
     assert value_line({"a": [1, None]}) == '{"a":[1,null]}'
     parts = [TextPart(text="see"), ImagePart(mime_type="image/png", data=""), ResourcePart(uri="docs/a")]
-    assert content_text(parts) == "see [image/png] [docs/a]"
-    assert content_text("plain") == "plain"
+    assert words_of(parts) == "see [image/png] [docs/a]"
+    assert words_of("plain") == "plain"
