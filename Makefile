@@ -1,6 +1,6 @@
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
-.PHONY: setup run test test-model coverage check fmt lock
+.PHONY: setup run cluster test test-model torture coverage check fmt lock
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -18,6 +18,12 @@ $(INSTALLED): pyproject.toml requirements.lock .ci/python .ci/venv.py
 run: setup
 	@$(BIN)/tidegate serve
 
+# Two gateways over a Redis-compatible server and Postgres, all on this machine, in the folder .cluster.
+cluster: export CLUSTER := TIDEGATE_REDIS_URL=redis://127.0.0.1:6380 \
+	TIDEGATE_STORE_URL=postgresql://tidegate@127.0.0.1:5433/postgres TIDEGATE_SERVER_DRAIN_SECONDS=3
+cluster: setup
+	@$(BIN)/honcho start
+
 # The whole suite; before it, the parts whose own tests must reach every branch.
 test: setup coverage
 	$(BIN)/pytest -n 2
@@ -31,6 +37,11 @@ coverage: setup
 # A real language model on this machine: some 350 MB are downloaded once.
 test-model: $(INSTALLED_MODEL)
 	$(BIN)/pytest --override-ini addopts='-ra --strict-markers --import-mode=importlib' tests/real
+
+# Everything that can break breaks, for so long; nothing may be lost, double or hanging.
+SECONDS := 60
+torture: setup
+	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 $(INSTALLED_MODEL): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[local]'
@@ -49,5 +60,5 @@ fmt: setup
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
-		--extra openai --extra anthropic --extra ag-ui --extra tokens --group dev --group build \
+		--extra openai --extra anthropic --extra ag-ui --extra tokens --extra cluster --group dev --group build \
 		--generate-hashes --no-annotate --upgrade --custom-compile-command "make lock" --quiet --output-file requirements.lock

@@ -1,4 +1,4 @@
-"""`python -m bench connect|stream|conversation`."""
+"""`python -m bench connect|stream|conversation|storm|cluster`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from bench.client import Closed, Target
+from bench.cluster import ClusterParameters, run_cluster
 from bench.connect import ConnectParameters, run_connect
 from bench.conversation import ConversationParameters, run_conversation
 from bench.machine import raise_file_limit
 from bench.process import GatewayFailed
+from bench.storm import StormParameters, run_storm
 from bench.stream import StreamParameters, run_stream
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Puts load on a gateway and measures it.")
 
 Url = Annotated[str | None, typer.Option(help="A running gateway, ws://HOST:PORT/v1/ws; default: one of our own.")]
+Urls = Annotated[
+    list[str] | None,
+    typer.Option("--url", help="A running gateway; given once for each. Default: new ones of our own."),
+]
 Key = Annotated[str | None, typer.Option(envvar="TIDEGATE_BENCH_KEY", help="An API key for --url.")]
 Ticket = Annotated[str | None, typer.Option(help="A ticket for --url; good for one session only.")]
 Token = Annotated[str | None, typer.Option(envvar="TIDEGATE_BENCH_TOKEN", help="A token for --url.")]
@@ -87,6 +93,70 @@ def conversation(
     _execute(lambda progress: run_conversation(parameters, target, progress), turns, 1, output)
 
 
+@app.command()
+def storm(
+    sessions: Annotated[int, typer.Option("-n", "--sessions", min=1, help="Sessions whose sockets are cut.")] = 2000,
+    contexts: Annotated[int, typer.Option(min=1, help="Conversations that they follow.")] = 300,
+    running: Annotated[int, typer.Option(min=0, help="Of these, how many have an answer that runs.")] = 50,
+    rate: Annotated[float, typer.Option(min=0.1, help="Tokens a second in each answer.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each answer takes.")] = 30.0,
+    lead: Annotated[float, typer.Option(min=0, help="Seconds from asking to the cut.")] = 3.0,
+    wait: Annotated[float, typer.Option(min=0, help="Each client waits a random time up to this, in seconds.")] = 0.0,
+    instances: Annotated[int, typer.Option(min=1, help="Gateways of our own.")] = 2,
+    url: Urls = None,
+    key: Key = None,
+    token: Token = None,
+    output: Json = None,
+) -> None:
+    """Cut all sockets at once, and let every client come back to another instance: time to ready, time until nothing
+    is missed. The gateways of --url must run the demo model at the pace of --rate."""
+    parameters = StormParameters(
+        sessions=sessions,
+        contexts=contexts,
+        running=min(running, contexts),
+        rate=rate,
+        seconds=seconds,
+        lead=lead,
+        wait=wait,
+        instances=instances if not url else len(url),
+    )
+    targets = _targets(url, key, token)
+    # Those that were cut may still be open on the other side when all have come back.
+    _execute(lambda progress: run_storm(parameters, targets, progress), sessions, 2 * sessions + running, output)
+
+
+@app.command()
+def cluster(
+    contexts: Annotated[int, typer.Option("-n", "--contexts", min=1, help="Conversations at once.")] = 50,
+    rate: Annotated[float, typer.Option(min=0.1, help="Tokens a second in each.")] = 50.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each answer takes.")] = 20.0,
+    spread: Annotated[float, typer.Option(min=0, help="Seconds over which they begin.")] = 1.0,
+    instances: Annotated[int, typer.Option(min=2, help="Gateways of our own.")] = 2,
+    url: Urls = None,
+    key: Key = None,
+    token: Token = None,
+    redis: Annotated[str | None, typer.Option(help="The Redis of --url, for its round trip.")] = None,
+    output: Json = None,
+) -> None:
+    """Stream answers to followers on the instance where they run and on another: how much later a token comes there,
+    beside the round trips of Redis and of the sockets. The gateways of --url must run the demo model at the pace of
+    --rate."""
+    parameters = ClusterParameters(
+        contexts=contexts,
+        rate=rate,
+        seconds=seconds,
+        spread=spread,
+        instances=instances if not url else len(url),
+    )
+    targets = _targets(url, key, token)
+    total = contexts * parameters.words
+    _execute(lambda progress: run_cluster(parameters, targets, redis, progress), total, 3 * contexts, output)
+
+
+def _targets(urls: list[str] | None, key: str | None, token: str | None) -> list[Target]:
+    return [Target(url=url, key=key, token=token) for url in urls or ()]
+
+
 def _target(url: str | None, key: str | None, ticket: str | None, token: str | None) -> Target | None:
     if url is None:
         return None
@@ -129,9 +199,11 @@ def _print(results: dict[str, Any]) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "  ".join(f"{key} {_shown(part)}" for key, part in value.items())  # pyright: ignore[reportUnknownVariableType]
+        return "  ".join(f"{key} {_shown(part)}" for key, part in value.items()) or "none"  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, list):
         return "\n".join(str(part) for part in value) or "none"  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.2f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
-__all__ = ["Client", "Closed", "Frame", "Target", "dial"]
+__all__ = ["Client", "Closed", "Frame", "Partial", "Target", "dial"]
 
 _TEXT, _CLOSE, _PING = 1, 8, 9
 _MASK = bytes(4)
@@ -37,6 +37,13 @@ class Target(Struct, frozen=True, kw_only=True):
     token: str | None = None
 
 
+class Partial(Struct):
+    """A message that is being written, in a snapshot."""
+
+    message_id: str
+    text: str = ""
+
+
 class Frame(Struct):
     """The fields of a server's frame that the load scripts look at (protocol.md, sections 2 and 3)."""
 
@@ -51,6 +58,12 @@ class Frame(Struct):
     content: Any = None
     code: str | None = None
     message: Any = None
+    session_id: str | None = None
+    resumed: bool = False
+    instance: str | None = None
+    epoch: str | None = None
+    events: list[Frame] = []
+    partial: list[Partial] = []
 
 
 _decode = msgspec.json.Decoder(Frame).decode

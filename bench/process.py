@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from bench.client import Target
 
-__all__ = ["Gateway", "GatewayFailed", "gateway"]
+__all__ = ["Gateway", "GatewayFailed", "gateway", "make_key", "serving", "settings_text"]
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -37,6 +37,8 @@ delay = {delay_ms}
 messages_per_minute = 1000000
 connections_per_principal = 1000000
 concurrent_turns = 100000
+
+{more}
 """
 
 
@@ -64,18 +66,30 @@ async def gateway(target: Target | None, delay_ms: float, model: str = "") -> As
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as name:
         folder = Path(name)
         config = folder / "tidegate.toml"
-        config.write_text(_CONFIG.format(delay_ms=delay_ms, model=model))
-        port = _free_port()
-        with (folder / "gateway.log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *_command("serve", config, folder), "--port", str(port), stdout=log, stderr=log
-            )
-            try:
-                await _wait_until_ready(f"http://127.0.0.1:{port}/readyz", process, folder / "gateway.log")
-                key = await asyncio.to_thread(_make_key, config, folder)
-                yield Gateway(Target(url=f"ws://127.0.0.1:{port}/v1/ws", key=key), process.pid)
-            finally:
-                await _stop(process)
+        config.write_text(settings_text(delay_ms, model))
+        async with serving(config, folder) as (url, pid):
+            key = await asyncio.to_thread(make_key, config, folder)
+            yield Gateway(Target(url=url, key=key), pid)
+
+
+def settings_text(delay_ms: float, model: str = "", more: str = "") -> str:
+    """The settings of a gateway under load: `model` are more lines of its demo model's, `more` are more sections."""
+    return _CONFIG.format(delay_ms=delay_ms, model=model, more=more)
+
+
+@asynccontextmanager
+async def serving(config: Path, folder: Path, log_name: str = "gateway.log") -> AsyncGenerator[tuple[str, int]]:
+    """The URL and the process id of a new `tidegate serve`, which ends afterwards. Raises GatewayFailed."""
+    port = _free_port()
+    with (folder / log_name).open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *_command("serve", config, folder), "--port", str(port), stdout=log, stderr=log
+        )
+        try:
+            await _wait_until_ready(f"http://127.0.0.1:{port}/readyz", process, folder / log_name)
+            yield f"ws://127.0.0.1:{port}/v1/ws", process.pid
+        finally:
+            await _stop(process)
 
 
 def _command(name: str, config: Path, folder: Path) -> list[str]:
@@ -89,7 +103,8 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _make_key(config: Path, folder: Path) -> str:
+def make_key(config: Path, folder: Path) -> str:
+    """A key of the store that these settings name. Raises GatewayFailed."""
     command = [*_command("keys create", config, folder), "--subject", "bench"]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:

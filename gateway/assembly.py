@@ -13,15 +13,17 @@ from gateway.active_contexts import ActiveContext, ActiveContexts
 from gateway.auth.principal import Principal
 from gateway.budgets import Budgets
 from gateway.core.inputs import ModelInput, TextInput
+from gateway.core.stored_turn import StoredTurn
 from gateway.core.thread import Incomplete, Node
 from gateway.core.tokens import Calibration, Count, Weight, guess, rough_count
+from gateway.core.turn_inputs import EVERYTHING
 from gateway.core.window import TooLong, Window, choose, shorten
 from gateway.models.port import ModelClient, ModelError, ModelRequest
 from gateway.patience import patiently
 from gateway.routing import Routes
 from gateway.turn_request import TurnRequest
 from protocol.frames import ToolSpec, Usage
-from stores.records import Turn
+from stores.records import ContextKey, Turn
 
 __all__ = ["Assembler", "Profile", "Prompt", "Scale", "budget_of"]
 
@@ -116,9 +118,17 @@ class Assembler:
     def profile(self, model: str) -> Profile:
         return self._profiles.setdefault(model, Profile())
 
-    async def assemble(self, turn: Turn, request: TurnRequest, most: float | None = None) -> Prompt:
-        """The turn's next model call, of `most` tokens, or (None) as many as the model reads. Raises ModelError where
-        the model is gone, a budget is used up, or the turn alone is too long."""
+    async def assemble(
+        self,
+        turn: Turn,
+        request: TurnRequest,
+        stored: StoredTurn,
+        reads: str | None = EVERYTHING,
+        most: float | None = None,
+    ) -> Prompt:
+        """The turn's next model call, of `most` tokens, or (None) as many as the model reads; `stored` is what its
+        runner knows of the turn, `reads` the last steering message that the step is given. Raises ModelError where the
+        model is gone, a budget is used up, or the turn alone is too long."""
         model = self._models.get(request.model)
         if model is None:
             raise ModelError(
@@ -126,7 +136,8 @@ class Assembler:
             )
         await self.check_budget(request.principal)
         tools = await self._routes.offered(request)
-        active = await self._contexts.get(turn.key)
+        active = await self._contexts.get(turn.key, stored)
+        active.thread.give(turn.id, reads)
         scale = Scale(active, request.model, self.profile(request.model))
         opening: list[ModelInput] = [
             TextInput("system", text)
@@ -164,6 +175,10 @@ class Assembler:
         if active.size > max(_KEPT_BYTES, _BYTES_A_TOKEN * budget):
             active.unload()
         return Prompt(ModelRequest(inputs=inputs, tools=tools, owner=turn.key.owner, fresh=fresh), weight, scale)
+
+    async def turn_over(self, key: ContextKey, stored: StoredTurn) -> None:
+        """A turn has ended: what it added to the conversation is left to other instances."""
+        await self._contexts.turn_over(key, stored)
 
     async def check_budget(self, principal: Principal) -> None:
         """Raises ModelError where a budget is used up."""

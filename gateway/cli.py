@@ -46,20 +46,26 @@ def serve(
     port: Annotated[int | None, typer.Option(help="The port; default 8000, 0 takes a free one.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes.")] = None,
     model: Model = None,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the gateway until SIGTERM or SIGINT."""
     # Loaded here, so that the other commands start at once.
     from gateway.app import Gateway
     from gateway.serve import serve as run
+    from gateway.workers import FIRST_WORKER, serve_workers, worker_options
 
     sys.path.insert(0, os.getcwd())  # modules of tools lie beside the settings
     flags = {"server.host": host, "server.port": port, "server.workers": workers, "model": model}
     settings = settings_of(config, data, flags)
+    if worker is not None:
+        raise typer.Exit(run(settings, Gateway(settings), shared=True, announced=worker != FIRST_WORKER))
     check_exposure(settings)
     check_tls(settings)
     check_address(settings)
     # Here too, so that a store that can't be used is one line, before anything listens.
-    asyncio.run(migrate_store(settings.store.url))
+    asyncio.run(migrate_store(settings.store.urls))
+    if settings.server.workers > 1:
+        raise typer.Exit(serve_workers(settings, worker_options(config, data, model)))
     raise typer.Exit(run(settings, Gateway(settings)))
 
 
@@ -86,7 +92,7 @@ def token(
 @app.command()
 def migrate(config: Config = None, data: Data = None) -> None:
     """Bring the store's schema up to date."""
-    applied = asyncio.run(migrate_store(settings_of(config, data).store.url))
+    applied = asyncio.run(migrate_store(settings_of(config, data).store.urls))
     typer.echo("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
 
 

@@ -63,7 +63,7 @@ def _with_store(config: Path | None, data: Path | None, work: Callable[[Store], 
     settings = settings_of(config, data)
 
     async def run() -> _T:
-        store = await open_store(settings.store.url)
+        store = await open_store(settings.store.urls, connections=2)
         try:
             return await work(store)
         finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import orjson
 from msgspec import Struct, to_builtins
 
@@ -14,16 +16,20 @@ from gateway.auth.principal import Principal
 from gateway.context_settings import ContextSettings, encode_settings
 from gateway.core.snapshot import complete_history
 from gateway.epochs import Epochs
+from gateway.hearing import hearing
 from gateway.hub import Hub
 from gateway.stored_events import new_event
 from protocol.codec import encode
 from protocol.errors import ProtocolError
 from protocol.frames import ContextChanged
 from protocol.ids import is_id, new_id, rfc3339
-from stores.ports import ContextStore, EventLog, NotFound, StoreError
+from stores.ports import Bus, ContextStore, EventLog, NotFound, StoreError
 from stores.records import ContextKey, ContextRecord, LogBatch, LogEvent
 
 __all__ = ["Contexts", "EventPage", "context_json", "moment"]
+
+_DELETED = "contexts-deleted"
+_decode_key = msgspec.json.Decoder(tuple[str, str]).decode
 
 
 class EventPage(Struct, frozen=True):
@@ -37,13 +43,14 @@ class Contexts:
     """All raise ProtocolError or StoreError; what is not one's own is not found."""
 
     def __init__(
-        self, store: ContextStore, log: EventLog, epochs: Epochs, hub: Hub, active: ActiveContexts | None = None
+        self, store: ContextStore, log: EventLog, epochs: Epochs, hub: Hub, active: ActiveContexts, bus: Bus
     ) -> None:
         self._store = store
         self._log = log
         self._epochs = epochs
         self._hub = hub
-        self._active = active if active is not None else ActiveContexts(store)
+        self._active = active
+        self._bus = bus
 
     def key(self, principal: Principal, context_id: str) -> ContextKey:
         if not is_id(context_id):
@@ -102,7 +109,7 @@ class Contexts:
         except NotFound:
             await self.read(key)
             raise ProtocolError("not_found", "one of these is no message of the context", path="pinned") from None
-        await self._epochs.place(key, event.id)
+        await self._epochs.place(key, event)
         return await self.read(key)
 
     async def delete(self, key: ContextKey) -> None:
@@ -115,11 +122,27 @@ class Contexts:
             last = LogEvent(event=event, body=encode(event), id=new_id("ctx_"))
             await self._log.append([LogBatch(key=key, epoch=head.epoch, writer=new_id("w_"), events=[last])])
         self._epochs.forget(key)
-        self._active.forget(key)
+        await self._active.deleted(key)
         await self._log.drop(key)
-        await self._hub.close_context(key)
+        await self._hub.deleted(key)
+        await self._bus.publish(_DELETED, msgspec.json.encode((key.owner, key.id)))
         if not found:
             raise NotFound(key.id)
+
+    async def run(self) -> None:
+        """Hear of contexts that other instances deleted, until cancelled."""
+        async with hearing(self._bus, {_DELETED: self._gone_elsewhere}):
+            await asyncio.Event().wait()
+
+    def _gone_elsewhere(self, payload: bytes) -> None:
+        """It is told at most once: whoever follows the context and did not hear of it will miss its log."""
+        try:
+            key = ContextKey(*_decode_key(payload))
+        except msgspec.DecodeError:
+            return
+        self._epochs.forget(key)
+        self._active.forget(key)
+        self._hub.look(key)
 
     async def events(self, key: ContextKey, before: int | None, limit: int) -> EventPage:
         """A page of history, complete at any moment: the log is read first, then the store."""

@@ -100,7 +100,7 @@ class Conversations:
         key = self.key(principal, frame.context_id, frame.id)
         await self._check_place(key, frame)
         await self._check_budget(principal, key, frame)
-        await self._log.head(key)  # a log that is away refuses before anything is stored
+        epoch = await self._epochs.known(key)  # a log that is away refuses before anything is stored
         request = TurnRequest(
             tenant=principal.tenant,
             subject=principal.subject,
@@ -116,11 +116,11 @@ class Conversations:
         turn = NewTurn(id=frame.id, kind="message", request=encode_request(request)) if frame.respond else None
         event = _message(frame, key.id, frame.id if frame.respond else None)
         accepted = await self._store.submit(key, event, turn, frame.when_busy, self._queue_length)
-        placed = await self._place(key, event.id) if not accepted.duplicate else None
+        placed = await self._place(key, event, epoch) if not accepted.duplicate else None
         if accepted.interrupted is not None:
             self._turns.look(key, accepted.interrupted)
         if turn is not None and not accepted.duplicate:
-            self._turns.begin(key, turn.id)
+            self._turns.begin(key, turn.id, placed.epoch if placed is not None else None)
         return self._receipt(key, accepted, placed)
 
     async def _steer(self, key: ContextKey, frame: SendMessage) -> Receipt | None:
@@ -135,12 +135,12 @@ class Conversations:
 
     async def call(self, principal: Principal, frame: CallTool, session_id: str | None) -> Receipt:
         """Store a direct tool call as a turn of its own."""
-        self._count(principal)
+        await self._count(principal)
         route = await self._routes.route_for(principal, session_id, frame.tool)
         if route is None:
             raise ProtocolError("not_found", f"there is no tool {frame.tool!r} for you", path="tool")
         key = self.key(principal, frame.context_id, frame.id)
-        await self._log.head(key)
+        epoch = await self._epochs.known(key)
         event = ToolCall(
             context_id=key.id,
             turn_id=frame.id,
@@ -160,10 +160,11 @@ class Conversations:
             session_id=session_id,
         )
         turn = NewTurn(id=frame.id, kind="tool", request=encode_request(request))
-        accepted = await self._store.submit(key, new_event(event), turn)
-        placed = await self._place(key, frame.id) if not accepted.duplicate else None
+        row = new_event(event)
+        accepted = await self._store.submit(key, row, turn)
+        placed = await self._place(key, row, epoch) if not accepted.duplicate else None
         if not accepted.duplicate:
-            self._turns.begin(key, turn.id)
+            self._turns.begin(key, turn.id, placed.epoch if placed is not None else None)
         return self._receipt(key, accepted, placed)
 
     # ---- answers, decisions, cancels
@@ -225,7 +226,7 @@ class Conversations:
             for place, part in enumerate(frame.content):
                 if isinstance(part, ResourcePart):
                     raise ProtocolError("not_found", "there is no such resource", path=f"content[{place}].uri")
-        self._count(principal)
+        await self._count(principal)
 
     async def _check_place(self, key: ContextKey, frame: SendMessage) -> None:
         """What the message names of the conversation must be a message of it (docs/protocol.md, Branches)."""
@@ -250,8 +251,8 @@ class Conversations:
         if refused is not None and await self._store.find_event(key, frame.id) is None:
             raise refused
 
-    def _count(self, principal: Principal) -> None:
-        wait = self._throttle.take(principal.owner)
+    async def _count(self, principal: Principal) -> None:
+        wait = await self._throttle.take(principal.owner)
         if wait:
             raise ProtocolError("rate_limited", "too many messages a minute", retry_after=round(wait, 3))
 
@@ -267,10 +268,10 @@ class Conversations:
             raise ProtocolError("not_found", "there is no such call", path="tool_call_id")
         return key, call.turn_id
 
-    async def _place(self, key: ContextKey, event_id: str) -> Placed | None:
+    async def _place(self, key: ContextKey, event: NewEvent, known: int | None) -> Placed | None:
         """Give the event its seq. It is stored, so a log that went away meanwhile does not refuse it any more."""
         try:
-            return await self._epochs.place(key, event_id)
+            return await self._epochs.place(key, event, known)
         except (Unavailable, NotFound):
             return None
 

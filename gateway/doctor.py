@@ -12,7 +12,7 @@ from gateway.models.settings import ModelSettingsError
 from gateway.settings import Settings, SettingsError, check_exposure
 from gateway.tools.builtin import TOOLS
 from gateway.tools.registry import RegistryError, ToolRegistry
-from stores.connect import StoreUrlError, open_store
+from stores.connect import StoreUrlError, open_hot, open_store
 from stores.ports import StoreError
 
 __all__ = ["Finding", "examine"]
@@ -26,7 +26,8 @@ class Finding(Struct, frozen=True):
 
 async def examine(settings: Settings) -> list[Finding]:
     """One finding for each part; the settings themselves were read before."""
-    return [await _access(settings), await _store(settings), *await _models(settings), _tools(settings)]
+    found = [await _access(settings), await _store(settings), await _redis(settings)]
+    return [*found, *await _models(settings), _tools(settings)]
 
 
 async def _access(settings: Settings) -> Finding:
@@ -43,7 +44,7 @@ async def _access(settings: Settings) -> Finding:
 
 async def _store(settings: Settings) -> Finding:
     try:
-        store = await open_store(settings.store.url)
+        store = await open_store(settings.store.urls, connections=2)
     except StoreUrlError as error:
         return Finding("store", False, str(error))
     except StoreError as error:
@@ -55,6 +56,23 @@ async def _store(settings: Settings) -> Finding:
     finally:
         await store.close()
     return Finding("store", True, f"opens; {len(keys)} API keys are active")
+
+
+async def _redis(settings: Settings) -> Finding:
+    redis = settings.redis
+    if redis.url is None:
+        return Finding("redis", True, "none: one instance, or the workers of one 'tidegate serve'")
+    try:
+        hot = open_hot(redis.url, prefix=redis.prefix, max_bytes=settings.log.max_bytes, ttl=settings.log.ttl)
+    except StoreUrlError as error:
+        return Finding("redis", False, str(error))
+    try:
+        await hot.log.check()
+    except StoreError as error:
+        return Finding("redis", False, f"{error}; is the server there, and the password right?")
+    finally:
+        await hot.close()
+    return Finding("redis", True, "answers")
 
 
 async def _models(settings: Settings) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from weakref import WeakValueDictionary
 
 from protocol.codec import decode_durable
@@ -50,12 +50,20 @@ class Epochs:
 
     async def current(self, key: ContextKey) -> int:
         """The epoch of the context's log, begun anew where there is none. Raises NotFound, Unavailable."""
-        known = self._known.get(key)
-        if known is not None:
-            head = await self._log.head(key)
-            if head is not None and head.epoch == known:
-                return known
-        return await self.join(key)
+        known = await self.known(key)
+        return known if known is not None else await self.join(key)
+
+    async def known(self, key: ContextKey) -> int | None:
+        """The epoch of the context's log, if this instance has had to do with it. The log alone is asked, so that one
+        that is away is met before anything is stored. Raises Unavailable."""
+        head = await self._log.head(key)
+        return head.epoch if head is not None and head.epoch == self._known.get(key) else None
+
+    async def standing(self, key: ContextKey) -> int:
+        """The epoch of the log that stands, for who only reads it: should its epoch be over, a publication of the next
+        one tells readers. Where none stands, as `current`."""
+        head = await self._log.head(key)
+        return head.epoch if head is not None else await self.join(key)
 
     async def join(self, key: ContextKey) -> int:
         """As `current`, whatever was known before."""
@@ -69,10 +77,11 @@ class Epochs:
 
     async def _join(self, key: ContextKey) -> int:
         while True:
-            head = await self._log.head(key)
             context = await self._store.get_context(key)
             if context is None:
                 raise NotFound(key.id)
+            # Later than the store: a log that somebody has begun since is not begun again.
+            head = await self._log.head(key)
             if head is not None and head.epoch == context.epoch:
                 return head.epoch
             raised = await self._store.raise_epoch(key, context.epoch)
@@ -86,19 +95,32 @@ class Epochs:
                 await self._append(key, raised[0], rows)
             return raised[0]
 
-    async def _append(self, key: ContextKey, epoch: int, rows: list[EventRow]) -> dict[str, int] | StoreError:
+    async def _append(
+        self, key: ContextKey, epoch: int, rows: Sequence[EventRow | NewEvent]
+    ) -> dict[str, int] | StoreError:
         batch = LogBatch(key=key, epoch=epoch, writer=new_id("w_"), events=[log_event(row) for row in rows])
         (answer,) = await self._log.append([batch])
         if isinstance(answer, dict):
             self._note(key, epoch, answer)
         return answer
 
-    async def place(self, key: ContextKey, event_id: str) -> Placed:
+    async def place(self, key: ContextKey, event: NewEvent, known: int | None = None) -> Placed:
         """Append a stored event that no runner owns. An event that has its seq already keeps it.
 
-        The epoch is learnt first, then which rows lack a seq, so that no event gets two (docs/design.md, Writers).
+        The epoch is learnt first, then which rows lack a seq, so that no event gets two (docs/design.md, Writers). An
+        event that was stored after the epoch was `known` needs no look: no earlier log can have it.
         Raises NotFound where the context is gone, and Unavailable.
         """
+        if known is not None:
+            answer = await self._append(key, known, [event])
+            if isinstance(answer, dict):
+                return Placed(known, answer[event.id])
+            if not isinstance(answer, EpochOver):
+                raise answer
+        return await self.place_row(key, event.id)
+
+    async def place_row(self, key: ContextKey, event_id: str) -> Placed:
+        """As `place`, of an event that is known by its id only."""
         while True:
             epoch = await self.current(key)
             rows = await self._store.unsequenced(key)

@@ -46,8 +46,9 @@ class Erasure:
                     raise answer
                 deleted += answer
             after = page[-1].key.id
+        ids = [session.id for session in await self._store.all_sessions(principal.owner)]
         await self._store.delete_sessions(principal.owner)
-        await self._sessions.forget_all(principal.owner)
+        await self._sessions.forget_all(principal.owner, ids)
         await self._scrub()
         return deleted
 

@@ -12,9 +12,11 @@ from gateway.core.snapshot import SNAPSHOT_EVENTS, make_snapshot
 from gateway.epochs import Epochs
 from gateway.feed import Feed, Reader, Tally
 from gateway.transport.port import Outlet
+from protocol.codec import decode_server, encode, with_seq
+from protocol.frames import ContextChanged
 from protocol.ids import Cursor
 from stores.ports import ContextStore, EventLog, NotFound, Unavailable
-from stores.records import ContextKey, Publication
+from stores.records import ContextKey, Entry, Head, Publication
 
 __all__ = ["Hub", "Start"]
 
@@ -22,6 +24,10 @@ _log = structlog.get_logger(__name__)
 _READ_BYTES = 64 * 1024
 _AT_ONCE = 8
 _RETRY = 0.5
+_COMPARE_SECONDS = 5.0
+_COMPARE_AT_ONCE = 256
+_ON_ITS_WAY_SECONDS = 0.25
+_RENEWALS_AT_ONCE = 32
 # The newest page is read a little longer than a snapshot is: the store may know of events that came after it.
 _PAGE = SNAPSHOT_EVENTS + 28
 
@@ -50,12 +56,19 @@ class Hub:
         self._group: asyncio.TaskGroup | None = None
         # Reads and snapshots made at a time: a thousand slow readers that wake up together take turns.
         self._turnstile = asyncio.Semaphore(_AT_ONCE)
+        self._renewals = asyncio.Semaphore(_RENEWALS_AT_ONCE)
         self.tally = Tally()
+        self.gaps = 0
 
     async def run(self) -> None:
         """Own the catching-up until cancelled."""
         async with asyncio.TaskGroup() as self._group:
-            await asyncio.Event().wait()
+            while True:
+                await asyncio.sleep(_COMPARE_SECONDS)
+                try:
+                    await self.compare()
+                except Unavailable as error:
+                    _log.warning("the log could not be asked how far it is", reason=str(error))
 
     @property
     def contexts(self) -> int:
@@ -112,7 +125,7 @@ class Hub:
                     await feed.stop()
 
     async def _open(self, key: ContextKey) -> Feed:
-        epoch = await self._epochs.current(key)
+        epoch = await self._epochs.standing(key)
         feed = self._feeds.get(key)
         if feed is not None and feed.epoch == epoch:
             return feed
@@ -138,7 +151,10 @@ class Hub:
 
     def _listener(self, feed: Feed) -> Callable[[Publication], None]:
         def listen(publication: Publication) -> None:
-            if not feed.extend(publication):
+            if not publication.entries:
+                if feed.stop is not None:  # else whoever opens it looks anyway
+                    self._renew(feed)
+            elif not feed.extend(publication):
                 self._renew(feed)
             elif any(reader.seq < feed.head for reader in feed.readers):
                 self._wake_all(feed)
@@ -211,19 +227,59 @@ class Hub:
             feed.stale = True
             self._group.create_task(self._renew_quietly(feed))
 
+    async def compare(self) -> None:
+        """Find out whether what was published last was missed somewhere: no publication after it would show it."""
+        feeds = list(self._feeds.values())
+        for start in range(0, len(feeds), _COMPARE_AT_ONCE):
+            some = feeds[start : start + _COMPARE_AT_ONCE]
+            heads = await self._event_log.heads([feed.key for feed in some])
+            behind = [(feed, head) for feed, head in zip(some, heads, strict=True) if not _reaches(feed, head)]
+            if behind:
+                # What is on its way is not lost.
+                await asyncio.sleep(_ON_ITS_WAY_SECONDS)
+            for feed, head in behind:
+                if self._feeds.get(feed.key) is feed and not _reaches(feed, head):
+                    self._renew(feed)
+
+    def look(self, key: ContextKey) -> None:
+        """Something happened to the context that its log does not tell: whoever follows it finds out."""
+        feed = self._feeds.get(key)
+        if feed is not None:
+            self._renew(feed)
+
     async def _renew_quietly(self, feed: Feed) -> None:
         try:
-            await self._renew_feed(feed)
+            async with self._renewals:
+                await self._renew_feed(feed)
         except NotFound:
-            return  # the context was deleted; its readers were told
+            await self._deleted(feed)
         finally:
             feed.stale = False
+
+    async def deleted(self, key: ContextKey) -> None:
+        """The context is gone: whoever follows it here is told, if he has not heard yet."""
+        feed = self._feeds.get(key)
+        if feed is not None:
+            await self._deleted(feed)
+
+    async def _deleted(self, feed: Feed) -> None:
+        """The context is gone, and its last event with its log: readers that had all before it are told of it, unless
+        they had it too."""
+        if self._feeds.get(feed.key) is not feed:
+            return
+        if not any(_is_deletion(entry) for entry in feed.tail):
+            last = ContextChanged(context_id=feed.key.id, deleted=True)
+            frame = with_seq(encode(last), feed.head + 1)
+            for reader in feed.readers:
+                if reader.seq == feed.head and not reader.corked:
+                    reader.outlet.write_one(frame)
+        await self.close_context(feed.key)
 
     async def _renew_feed(self, feed: Feed) -> None:
         """Learn where the log stands. Raises NotFound."""
         while True:
             try:
-                await self._epochs.current(feed.key)
+                await self._epochs.standing(feed.key)
                 head = await self._event_log.head(feed.key)
             except Unavailable:
                 head = None
@@ -231,6 +287,7 @@ class Hub:
                 break
             await asyncio.sleep(_RETRY)
         if head.epoch != feed.epoch or head.seq > feed.head:
+            self.gaps += head.epoch == feed.epoch
             feed.restart(head.epoch, head.seq)
         self._wake_all(feed)
 
@@ -265,3 +322,16 @@ class Hub:
         if feed.stop is not None:
             await feed.stop()
         return outlets
+
+
+def _is_deletion(entry: Entry) -> bool:
+    # Words of a model may hold it too.
+    if b'"deleted":true' not in entry.data:
+        return False
+    event = decode_server(entry.data)
+    return isinstance(event, ContextChanged) and event.deleted is True
+
+
+def _reaches(feed: Feed, head: Head | None) -> bool:
+    """Whether the feed has all that the log has, or had."""
+    return head is not None and (head.epoch < feed.epoch or (head.epoch == feed.epoch and head.seq <= feed.head))

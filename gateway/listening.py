@@ -6,10 +6,11 @@ import errno
 import os
 import socket
 import ssl
+from typing import Any
 
 from gateway.settings import Settings, SettingsError
 
-__all__ = ["check_address", "check_tls"]
+__all__ = ["check_address", "check_tls", "shared_sockets"]
 
 
 def check_address(settings: Settings) -> None:
@@ -23,14 +24,42 @@ def check_address(settings: Settings) -> None:
     for family, kind, protocol, _, address in found:
         try:
             with socket.socket(family, kind, protocol) as probe:
-                if os.name == "posix":
-                    # As the server does: a port whose last connections linger is free.
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind(address)
+                _bind(probe, address)
         except OSError as error:
             _refuse(error, host, port)
+
+
+def _bind(opened: socket.socket, address: Any) -> None:
+    if os.name == "posix":
+        # As the server does: a port whose last connections linger is free.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if opened.family == socket.AF_INET6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    opened.bind(address)
+
+
+def shared_sockets(host: str, port: int) -> list[socket.socket]:
+    """Sockets of the host's addresses on one port (0: a free one) that other processes may have as well. They are
+    bound, and take nothing until somebody listens. Raises SettingsError."""
+    if not hasattr(socket, "SO_REUSEPORT"):
+        raise SettingsError("server.workers: this system can't share a port between processes; expected 1")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"server.host: {host!r} is no address of this machine") from error
+    sockets: list[socket.socket] = []
+    for family, kind, protocol, _, address in found:
+        opened = socket.socket(family, kind, protocol)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # The second address has the port that the first one got.
+            _bind(opened, (address[0], port or (sockets[0].getsockname()[1] if sockets else 0), *address[2:]))
+        except OSError as error:
+            opened.close()
+            _refuse(error, host, port)
+        else:
+            sockets.append(opened)
+    return sockets
 
 
 def _refuse(error: OSError, host: str, port: int) -> None:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from weakref import WeakValueDictionary
 
 import structlog
 
 from stores.ports import ContextStore, EventLog, Unavailable
-from stores.records import ContextKey
+from stores.records import ContextKey, Recorded
 
 __all__ = ["Recorder"]
 
 _log = structlog.get_logger(__name__)
+
+# Somebody else may have recorded it, and knows what came of it.
+_NOTHING = Recorded(done=frozenset(), waiting=True)
+
+
+class _Flush(asyncio.Lock):
+    """Held while a context's seqs are recorded; `last` is what came of it."""
+
+    last: Recorded | None = _NOTHING
 
 
 class Recorder:
@@ -22,6 +32,8 @@ class Recorder:
         self._event_log = log
         self._delay = delay
         self._noted: dict[ContextKey, tuple[int, int]] = {}
+        # One lives as long as somebody holds or awaits it.
+        self._flushes: WeakValueDictionary[ContextKey, _Flush] = WeakValueDictionary()
         self._wake = asyncio.Event()
 
     def note(self, key: ContextKey, epoch: int, seqs: dict[str, int]) -> None:
@@ -33,28 +45,33 @@ class Recorder:
             self._noted[key] = (epoch, top)
             self._wake.set()
 
-    async def flush(self, key: ContextKey) -> bool:
-        """Record what was noted of the context; False where its epoch is over, so that nothing was recorded."""
-        noted = self._noted.pop(key, None)
-        if noted is None:
-            return True
-        try:
-            return await self._record(key, *noted)
-        except Unavailable:
-            self.note(key, noted[0], {"": noted[1]})
-            raise
+    async def flush(self, key: ContextKey) -> Recorded | None:
+        """Record what was noted of the context; None where its epoch is over, so that nothing was recorded. What is
+        being recorded already is waited for, and answered with what came of it."""
+        flush = self._flushes.setdefault(key, _Flush())
+        waited = flush.locked()
+        async with flush:
+            noted = self._noted.pop(key, None)
+            if noted is None:
+                return flush.last if waited else _NOTHING
+            try:
+                flush.last = await self._record(key, *noted)
+            except Unavailable:
+                self.note(key, noted[0], {"": noted[1]})
+                raise
+            return flush.last
 
-    async def _record(self, key: ContextKey, epoch: int, top: int) -> bool:
+    async def _record(self, key: ContextKey, epoch: int, top: int) -> Recorded | None:
         # Everything of this log up to `top` goes together, also what another instance appended.
         seqs = await self._event_log.ids(key, epoch, top)
         if seqs is None:
-            return False
+            return None
         if not seqs:
-            return True
-        if not await self._store.record(key, epoch, seqs):
-            return False
-        await self._event_log.recorded(key, epoch, top)
-        return True
+            return _NOTHING
+        recorded = await self._store.record(key, epoch, seqs)
+        if recorded is not None:
+            await self._event_log.recorded(key, epoch, top)
+        return recorded
 
     async def run(self) -> None:
         """Record until cancelled."""

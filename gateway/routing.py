@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
-
-import msgspec
 
 from gateway.auth.principal import Principal
 from gateway.core.policy import Policy
 from gateway.core.turn_effects import Route
+from gateway.declared_tools import DeclaredTools, decode_tools
 from gateway.models.port import CallReady
 from gateway.patience import patiently
 from gateway.tools.port import Tool, ToolContext, ToolOutcome
@@ -17,22 +15,18 @@ from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
 from gateway.turn_request import TurnRequest
 from protocol.frames import ToolSpec
-from stores.ports import SessionStore
 
-__all__ = ["Routes", "decode_tools"]
-
-_specs = msgspec.json.Decoder(list[ToolSpec])
-decode_tools = _specs.decode
+__all__ = ["Routes"]
 
 
 class Routes:
     """The tools that principals may use. A tool of the gateway comes before a client's of the same name."""
 
-    def __init__(self, registry: ToolRegistry, runner: ToolRunner, policy: Policy, sessions: SessionStore) -> None:
+    def __init__(self, registry: ToolRegistry, runner: ToolRunner, policy: Policy, declared: DeclaredTools) -> None:
         self._registry = registry
         self._runner = runner
         self._policy = policy
-        self._sessions = sessions
+        self._declared = declared
 
     def server_tools(self, principal: Principal) -> list[Tool]:
         """The gateway's tools that the principal may use."""
@@ -48,7 +42,7 @@ class Routes:
     async def client_tools(self, owner: str, session_id: str | None) -> dict[str, tuple[str, ToolSpec]]:
         """By name, the session that a call goes to: the sender's, else the one that declared the tool last."""
         tools: dict[str, tuple[str, ToolSpec]] = {}
-        sessions = await patiently(lambda: self._sessions.sessions_of(owner, time.time()))
+        sessions = await patiently(lambda: self._declared.of(owner))
         for session in sorted(sessions, key=lambda session: session.id != session_id):
             for spec in decode_tools(session.tools):
                 if self._registry.get(spec.name) is None:

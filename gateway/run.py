@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import structlog
 
+from gateway.core.stored_turn import StoredTurn
 from gateway.core.turn import TurnMachine
 from gateway.core.turn_effects import (
     Append,
@@ -26,7 +27,7 @@ from gateway.models.port import CallReady, Finish, ModelError, ModelPiece, TextP
 from gateway.outbox import Outbox, live
 from gateway.patience import patiently
 from gateway.run_services import RunServices
-from gateway.run_start import take_up
+from gateway.run_start import take_up, unsaid
 from gateway.stored_events import new_event
 from gateway.tools.port import ToolContext
 from gateway.turn_request import TurnRequest, decode_request
@@ -35,7 +36,7 @@ from protocol.errors import ErrorCode
 from protocol.frames import DurableEvent, ErrorBody, Message, ToolApproval, ToolCall, ToolResponse
 from protocol.ids import new_id
 from stores.ports import EpochOver, Fenced, NotFound, StaleFence, StoreError
-from stores.records import LogBatch, LogEvent, Turn
+from stores.records import CancelRequest, Claimed, EventRow, LogBatch, LogEvent, LogFold
 
 __all__ = ["Run"]
 
@@ -50,11 +51,15 @@ class _Finished(Exception):
 
 
 class Run:
-    """One turn under one fence. `main` returns when the turn is done, parked, or somebody else's."""
+    """One turn under one fence. `main` returns when the turn is done, parked, or somebody else's. `epoch` is that of
+    the context's log as it was learnt before the claim (None: it was not)."""
 
-    def __init__(self, services: RunServices, turn: Turn, begun_before: bool) -> None:
+    def __init__(self, services: RunServices, claimed: Claimed, begun_before: bool, epoch: int | None = None) -> None:
         self._services = services
-        self.turn = turn
+        self._claimed = claimed
+        self._claimed_in = epoch
+        self.turn = turn = claimed.rows.turn
+        self.stored = StoredTurn(claimed)
         self.request: TurnRequest = decode_request(turn.request)
         self._begun_before = begun_before
         self._machine: TurnMachine
@@ -69,7 +74,8 @@ class Run:
         self._own: set[str] = set()
         self._seen = 0
         self._meter = TurnMeter(services.meter, self.request.principal, turn.key, turn.id)
-        self.answered = False  # whether a message was, and its turn is over
+        self.over = False  # whether the turn is done, and was so by this run
+        self.waiting = True  # whether another turn of the context may wait for the end of this one
 
     # ---- what others may ask
 
@@ -97,7 +103,12 @@ class Run:
             async with asyncio.TaskGroup() as self._tasks:
                 async with self._lock:
                     self._machine, self._outbox, found = await take_up(
-                        self._services, self.turn, self.request, self._begun_before
+                        self._services,
+                        self._claimed,
+                        self.stored,
+                        self.request,
+                        self._begun_before,
+                        self._claimed_in,
                     )
                     self._own, self._seen = found.known, found.seen
                     self._services.publisher.mark(self)
@@ -123,11 +134,18 @@ class Run:
             self._poke.clear()
             async with self._lock:
                 await self._heed_refusal()
-                await self._read_inputs()
+            # Not under the lock: a model talks on while the store is away.
+            inputs = await self._inputs()
+            async with self._lock:
+                await self._heed_inputs(*inputs)
 
-    async def _read_inputs(self) -> None:
+    async def _inputs(self) -> tuple[list[EventRow], list[CancelRequest], bool]:
         key, turn_id, after = self.turn.key, self.turn.id, self._seen
-        rows, cancels, cancelled = await patiently(lambda: self._services.store.inputs(key, turn_id, after))
+        return await patiently(lambda: self._services.store.inputs(key, turn_id, after))
+
+    async def _heed_inputs(self, rows: list[EventRow], cancels: list[CancelRequest], cancelled: bool) -> None:
+        """What was read may have been heeded before: that changes nothing."""
+        self.stored.read(rows, cancels)
         for row in rows:
             self._seen = max(self._seen, row.order)
             if row.id in self._own:
@@ -159,19 +177,25 @@ class Run:
         """Under a new epoch: what of the open message was said, then the turn's events that have no seq."""
         services, key = self._services, self.turn.key
         services.epochs.forget(key)
-        epoch = await patiently(lambda: services.epochs.current(key))
+        fold = await self._current_fold()
         rows = await patiently(lambda: services.store.load_turn(key, self.turn.id))
         if rows is None or rows.turn.fence != self.turn.fence:
             raise Fenced
         again = [live(effect.event) for effect in self._machine.republish() if isinstance(effect, Publish)]
-        stored = [
-            LogEvent(event=decode_durable(row.body), body=row.body, id=row.id)
-            for row in rows.events
-            if row.seq is None and row.id in self._own
-        ]
-        self._outbox.restart(epoch, again + stored)
+        stored = unsaid([row for row in rows.events if row.id in self._own], fold)
+        self._outbox.restart(fold.epoch, again + stored)
         self._refusal = None  # what was refused meanwhile was of the epoch before
         services.publisher.mark(self)
+
+    async def _current_fold(self) -> LogFold:
+        """Of the log as it is, or is begun."""
+        epochs, log, key = self._services.epochs, self._services.log, self.turn.key
+        while True:
+            epoch = await patiently(lambda: epochs.current(key))
+            fold = await patiently(lambda: log.fold(key))
+            if fold is not None and fold.epoch == epoch:
+                return fold
+            epochs.forget(key)
 
     # ---- effects
 
@@ -211,12 +235,13 @@ class Run:
         rows = self._meter.metered(rows, events)
         turn = self.turn
         await self._services.checkpoint("write")
-        passed = await patiently(lambda: self._services.store.write(turn.key, turn.id, turn.fence, rows))
-        self._meter.stored(rows, passed)
+        written = await patiently(lambda: self._services.store.write(turn.key, turn.id, turn.fence, rows))
+        self.stored.wrote(turn.id, rows, written)
+        self._meter.stored(rows, written.passed)
         await self._services.checkpoint("written")
         for event, row in zip(events, rows, strict=True):
             # What was passed over was stored before: by a write whose reply was lost, or somebody else's answer.
-            if row.id in passed and isinstance(event, ToolResponse):
+            if row.id in written.passed and isinstance(event, ToolResponse):
                 await self._push_stored(event.tool_call_id)
             else:
                 self._own.add(row.id)
@@ -237,10 +262,11 @@ class Run:
         await self._services.checkpoint("end")
         ended = await patiently(lambda: self._services.store.end_turn(turn.key, turn.id, turn.fence, rows, seen))
         await self._services.checkpoint("ended")
-        if not ended:
+        if ended is None:
             await self._carry_out(self._machine.go_on())
-            await self._read_inputs()
+            await self._heed_inputs(*await self._inputs())
             return
+        self.stored.wrote(turn.id, rows, ended)
         self._meter.stored(rows)
         self._machine.ended()
         self._services.stats.turn_ended(effect.events[-1])
@@ -272,8 +298,10 @@ class Run:
             await self._outbox_emptied()
             await self._services.checkpoint("record")
             recorded = await patiently(lambda: recorder.flush(key))
-            if recorded and not await patiently(lambda: store.unsequenced(key, turn_id)):
-                self.answered = self.turn.kind == "message"
+            done = recorded is not None and turn_id in recorded.done
+            if done or (recorded is not None and not await patiently(lambda: store.unsequenced(key, turn_id))):
+                self.waiting = not done or recorded is None or recorded.waiting
+                self.over = True
                 raise _Finished
             await self._rejoin()
 
@@ -297,7 +325,7 @@ class Run:
     async def _call_model(self, effect: CallModel) -> None:
         try:
             await self._services.backoff(effect.retry)
-            await self._ask()
+            await self._ask(effect.reads)
         except ModelError as error:
             body = ErrorBody(
                 code=error.code, message=error.message, retryable=error.retryable, retry_after=error.retry_after
@@ -309,11 +337,11 @@ class Run:
             body = internal_error("the model's adapter failed", turn=self.turn.id)
             await self._step(lambda: self._machine.failed(body))
 
-    async def _ask(self) -> None:
+    async def _ask(self, reads: str | None) -> None:
         """Ask the model, with less and less of the conversation where its provider finds it too long."""
         most: float | None = None
         for shorter in range(_SHORTER + 1):
-            prompt = await self._services.assembler.assemble(self.turn, self.request, most)
+            prompt = await self._services.assembler.assemble(self.turn, self.request, self.stored, reads, most)
             self._meter.asked = prompt.tokens
             begun = False
             try:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 
 from gateway.assembly import Assembler
+from gateway.core.stored_turn import StoredTurn
 from gateway.core.turn_state import Written
 from gateway.epochs import Epochs
 from gateway.metering import Meter
@@ -24,7 +25,7 @@ from stores.records import ContextKey
 __all__ = ["Checkpoint", "RunServices", "decode_draft", "no_checkpoint"]
 
 Checkpoint = Callable[[str], Awaitable[None]]
-TurnOver = Callable[[ContextKey, str, TurnRequest], None]
+TurnOver = Callable[[ContextKey, str, TurnRequest, StoredTurn], None]
 
 decode_draft = msgspec.json.Decoder(Written).decode
 
@@ -33,14 +34,14 @@ async def no_checkpoint(name: str) -> None:
     """The default: nothing happens between two durable steps."""
 
 
-def nobody_cares(key: ContextKey, turn_id: str, request: TurnRequest) -> None:
+def nobody_cares(key: ContextKey, turn_id: str, request: TurnRequest, stored: StoredTurn) -> None:
     """The default: nothing follows a turn."""
 
 
 class RunServices:
     """Shared by all turns of an instance. `checkpoint` is awaited between any two durable steps with the step's name:
     whoever tests what a crash does there puts it in. `turn_over` is told of every answered message: its context, its
-    turn, what was asked of whom."""
+    turn, what was asked of whom, what is stored of it."""
 
     def __init__(
         self,

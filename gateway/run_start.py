@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
+from gateway.core.stored_turn import StoredTurn
 from gateway.core.turn import TurnMachine
 from gateway.core.turn_state import Recovered, Written
 from gateway.outbox import Outbox, live
@@ -18,9 +19,12 @@ from protocol.codec import decode_durable
 from protocol.frames import Delta, DurableEvent, Message, MessageStart, ToolCall
 from protocol.ids import new_id, rfc3339, time_id
 from stores.ports import EpochOver, Fenced, StaleFence, StoreError
-from stores.records import EventRow, LogBatch, LogEvent, OpenMessage, Turn, TurnRows
+from stores.records import Claimed, EventRow, LogBatch, LogEvent, LogFold, OpenMessage, Turn, TurnRows
 
-__all__ = ["Found", "take_up"]
+__all__ = ["Found", "take_up", "unsaid"]
+
+# Of a message that was said in a log that is lost; whoever reads the new one has a snapshot without it.
+_AGAIN = 2
 
 
 class Found(Struct, frozen=True):
@@ -34,20 +38,34 @@ class Found(Struct, frozen=True):
 
 
 async def take_up(
-    services: RunServices, turn: Turn, request: TurnRequest, begun_before: bool
+    services: RunServices,
+    claimed: Claimed,
+    stored: StoredTurn,
+    request: TurnRequest,
+    begun_before: bool,
+    claimed_in: int | None,
 ) -> tuple[TurnMachine, Outbox, Found]:
-    """Raise the fence in the log, then read the log's fold, then the store. Raises Fenced where the turn was lost."""
-    epoch, opened = await _fence_log(services, turn)
-    rows = await patiently(lambda: services.store.load_turn(turn.key, turn.id))
-    if rows is None or rows.turn.fence != turn.fence:
-        raise Fenced
+    """Raise the fence in the log, then read the log's fold, then the store. Raises Fenced where the turn was lost.
+
+    `claimed_in` is the epoch that was learnt before the claim. Where it still is, and nobody had the turn before, the
+    store has nothing to add to what the claim told.
+    """
+    turn, rows = claimed.rows.turn, claimed.rows
+    fold = await _fence_log(services, turn)
+    epoch, opened = fold.epoch, next((opened for opened in fold.open if opened.turn_id == turn.id), None)
+    if turn.fence > 1 or epoch != claimed_in:
+        found = await patiently(lambda: services.store.load_turn(turn.key, turn.id))
+        if found is None or found.turn.fence != turn.fence:
+            raise Fenced
+        rows = found
+        stored.read(rows.events, rows.cancels)
     outbox = Outbox(turn.key, turn.id, turn.fence, epoch)
-    for event in _missing(rows.events, opened):
+    for event in unsaid(rows.events, fold):
         outbox.put(event)
     return _machine(services, turn, request), outbox, _found(services, rows, opened, begun_before)
 
 
-async def _fence_log(services: RunServices, turn: Turn) -> tuple[int, OpenMessage | None]:
+async def _fence_log(services: RunServices, turn: Turn) -> LogFold:
     while True:
         epoch = await patiently(lambda: services.epochs.current(turn.key))
         batch = LogBatch(key=turn.key, epoch=epoch, writer=new_id("w_"), events=(), turn_id=turn.id, fence=turn.fence)
@@ -58,7 +76,7 @@ async def _fence_log(services: RunServices, turn: Turn) -> tuple[int, OpenMessag
         if isinstance(answer, EpochOver) or fold is None or fold.epoch != epoch:
             services.epochs.forget(turn.key)
             continue
-        return epoch, next((opened for opened in fold.open if opened.turn_id == turn.id), None)
+        return fold
 
 
 async def _append(services: RunServices, batch: LogBatch) -> dict[str, int] | StoreError:
@@ -68,43 +86,41 @@ async def _append(services: RunServices, batch: LogBatch) -> dict[str, int] | St
     return answer
 
 
-def _missing(rows: Sequence[EventRow], opened: OpenMessage | None) -> list[LogEvent]:
-    """What is stored and not in the log, in order; a message is preceded by the text of it that the log lacks."""
+def unsaid(rows: Sequence[EventRow], fold: LogFold) -> list[LogEvent]:
+    """What is stored and has no seq, in order, as the log is to be told of it; a message that it lacks is preceded by
+    the text that it lacks."""
+    opened = {message.message_id: message for message in fold.open}
     events: list[LogEvent] = []
     for row in rows:
         if row.seq is not None:
             continue
         event = decode_durable(row.body)
-        if isinstance(event, Message) and opened is not None and opened.message_id == event.id:
-            events += _rest(event, opened)
+        if isinstance(event, Message) and event.role == "assistant" and row.id not in fold.ids:
+            events += _rest(event, opened.get(event.id))
         events.append(LogEvent(event=event, body=row.body, id=row.id))
     return events
 
 
-def _rest(message: Message, opened: OpenMessage) -> list[LogEvent]:
+def _rest(message: Message, opened: OpenMessage | None) -> list[LogEvent]:
     content = message.content if isinstance(message.content, str) else ""
-    if content == opened.text:
-        return []
     start: list[LogEvent] = []
-    rest = content.removeprefix(opened.text)
-    if not content.startswith(opened.text):
+    if opened is not None and content.startswith(opened.text):
+        rest = content.removeprefix(opened.text)
+    else:
         rest = content
-        start = [
-            live(
-                MessageStart(
-                    context_id=message.context_id,
-                    turn_id=message.turn_id,
-                    id=message.id,
-                    role="assistant",
-                    model=opened.model,
-                    attempt=opened.attempt + 1,
-                )
-            )
-        ]
-    return [
-        *start,
-        live(Delta(context_id=message.context_id, turn_id=message.turn_id, message_id=message.id, text=rest)),
-    ]
+        again = MessageStart(
+            context_id=message.context_id,
+            turn_id=message.turn_id,
+            id=message.id,
+            role="assistant",
+            model=message.model or "",
+            attempt=opened.attempt + 1 if opened is not None else _AGAIN,
+        )
+        start = [live(again)]
+    if not rest:
+        return start
+    text = Delta(context_id=message.context_id, turn_id=message.turn_id, message_id=message.id, text=rest)
+    return [*start, live(text)]
 
 
 def _found(services: RunServices, rows: TurnRows, opened: OpenMessage | None, begun_before: bool) -> Found:

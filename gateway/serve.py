@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 
 from gateway.app import Gateway
+from gateway.listening import shared_sockets
 from gateway.logs import configure_logs
 from gateway.settings import Settings, check_exposure
 from gateway.transport.http import HttpProtocol
@@ -26,9 +27,10 @@ _log = structlog.get_logger(__name__)
 class _Server(uvicorn.Server):
     """uvicorn that drains: the first signal lets running turns end, the second one ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway) -> None:
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, announced: bool) -> None:
         super().__init__(config)
         self._gateway = gateway
+        self._announced = announced
         self._drain: asyncio.Task[None] | None = None
 
     @contextmanager
@@ -54,12 +56,15 @@ class _Server(uvicorn.Server):
     async def _drain_and_exit(self) -> None:
         seconds = self._gateway.settings.server.drain_seconds
         _log.info("draining", seconds=seconds)
+        # Whoever connects from now on is another instance's, which may listen on the same port.
+        for server in self.servers:
+            server.close()
         await self._gateway.drain(seconds)
         self.should_exit = True
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
-        if self.started:
+        if self.started and not self._announced:
             await self._announce()
 
     async def _announce(self) -> None:
@@ -77,8 +82,9 @@ class _Server(uvicorn.Server):
         sys.stdout.flush()
 
 
-def serve(settings: Settings, gateway: Gateway | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. Raises SettingsError where that would let everybody in."""
+def serve(settings: Settings, gateway: Gateway | None = None, *, shared: bool = False, announced: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. On a `shared` port other processes may listen too; where it was
+    `announced` nothing is printed. Raises SettingsError where that would let everybody in."""
     check_exposure(settings)
     configure_logs()
     # The threads of the store hold the interpreter for moments; the loop, and every token, waits for it no longer.
@@ -110,7 +116,8 @@ def serve(settings: Settings, gateway: Gateway | None = None) -> int:
         forwarded_allow_ips=list(server.trusted_proxies) or None,
         timeout_graceful_shutdown=5,
     )
-    uvicorn_server = _Server(config, gateway)
+    uvicorn_server = _Server(config, gateway, announced)
+    sockets = shared_sockets(server.host, server.port) if shared else None
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(uvicorn_server.serve())
+        runner.run(uvicorn_server.serve(sockets))
     return 0 if uvicorn_server.started else 3

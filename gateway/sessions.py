@@ -1,33 +1,49 @@
-"""Sessions: a client's place in the gateway, which outlives its sockets and the process (docs/protocol.md, 1)."""
+"""Sessions outlive sockets: who holds one, on which instance, what it follows (docs/protocol.md, section 1)."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
+from weakref import WeakValueDictionary
 
+import msgspec
+import structlog
 from msgspec.structs import replace
 
 from gateway.auth.principal import Principal
+from gateway.declared_tools import DeclaredTools
+from gateway.hearing import hearing
 from protocol.codec import encode
 from protocol.frames import Hello
 from protocol.ids import new_id
-from stores.ports import SessionStore
+from stores.ports import Bus, Cache, Heartbeats, SessionStore, Unavailable
 from stores.records import ContextKey, SessionRecord
 
 __all__ = ["Session", "Sessions"]
+
+_log = structlog.get_logger(__name__)
+_TAKEN = "sessions-taken"
+_ERASED = "sessions-erased"
+_CACHED_SECONDS = 3600.0
+_NO_TOOLS = b"[]"
+
+_decode = msgspec.json.Decoder(SessionRecord).decode
+_decode_call = msgspec.json.Decoder(tuple[str, str, int]).decode
 
 
 class Session:
     """A session while a socket holds it. `give_up` closes that socket because a later attempt took the session."""
 
-    __slots__ = ("_lock", "_store", "give_up", "record")
+    __slots__ = ("_keeper", "_lock", "give_up", "record")
 
-    def __init__(self, store: SessionStore, record: SessionRecord, give_up: Callable[[], None]) -> None:
-        self._store = store
+    def __init__(self, keeper: _Keeper, record: SessionRecord, give_up: Callable[[], None], lock: asyncio.Lock) -> None:
+        self._keeper = keeper
         self.record = record
         self.give_up = give_up
-        self._lock = asyncio.Lock()
+        # Of all that hold the session here, one after another: what is kept of it is written in the order of holding.
+        self._lock = lock
 
     @property
     def id(self) -> str:
@@ -35,35 +51,157 @@ class Session:
 
     async def follow(self, context_id: str) -> None:
         """Keep that the session follows the context."""
-        if context_id not in self.record.contexts:
-            await self._put((*self.record.contexts, context_id))
+        await self._put(lambda known: known if context_id in known else (*known, context_id))
 
     async def unfollow(self, context_id: str) -> None:
-        if context_id in self.record.contexts:
-            await self._put(tuple(known for known in self.record.contexts if known != context_id))
+        await self._put(lambda known: tuple(id for id in known if id != context_id))
 
-    async def unfollow_all(self) -> None:
+    async def start_over(self, now: float) -> None:
         """Follow nothing, and be in the store whether or not it was."""
-        await self._put(())
-
-    async def _put(self, contexts: tuple[str, ...]) -> None:
         async with self._lock:
-            self.record = replace(self.record, contexts=contexts)
-            await self._store.put_session(self.record)
+            self.record = replace(self.record, contexts=())
+            if not await self._keeper.take(self.record, now, self.record.holder):
+                self.give_up()
+
+    async def is_held(self, now: float) -> bool:
+        """False where the store says that somebody else holds it."""
+        async with self._lock:
+            return await self._keeper.is_held(self.record, now)
+
+    async def lost(self) -> None:
+        """Somebody else holds it: what was kept of it here last may have come after what that one kept."""
+        async with self._lock:
+            await self._keeper.drop(self.record)
+
+    async def _put(self, change: Callable[[Sequence[str]], Sequence[str]]) -> None:
+        async with self._lock:
+            record = replace(self.record, contexts=tuple(change(self.record.contexts)))
+            if len(record.contexts) == len(self.record.contexts):
+                return
+            if await self._keeper.put(record):
+                self.record = record
+            else:
+                self.give_up()
+
+
+class _Keeper:
+    """Sessions in the store, and as they were last in the cache of all instances, where resuming finds them."""
+
+    def __init__(self, store: SessionStore, cache: Cache) -> None:
+        self._store = store
+        self._cache = cache
+
+    async def find(self, id: str, now: float) -> SessionRecord | None:
+        kept = await self._cache.get(_key(id))
+        record = _decoded(kept) if kept is not None else None
+        if record is None:
+            record = await self._store.get_session(id, now)
+        return record if record is not None and record.expires_at > now else None
+
+    async def take(self, record: SessionRecord, now: float, gone: str | None) -> bool:
+        await self._cache.take(_key(record.id))  # before it is old: whoever dies in between leaves none
+        took = await self._store.take_session(record, now, gone)
+        if took:
+            await self._cache.set(_key(record.id), msgspec.json.encode(record), _CACHED_SECONDS)
+        return took
+
+    async def put(self, record: SessionRecord) -> bool:
+        await self._cache.take(_key(record.id))
+        kept = await self._store.put_session(record)
+        if kept:
+            await self._cache.set(_key(record.id), msgspec.json.encode(record), _CACHED_SECONDS)
+        return kept
+
+    async def leave(self, record: SessionRecord) -> None:
+        # What the cache has is left for whoever resumes: its holder is none any more, and the store knows.
+        await self._store.leave_session(record.id, record.holder or "")
+
+    async def is_held(self, record: SessionRecord, now: float) -> bool:
+        stored = await self._store.get_session(record.id, now)
+        return stored is None or stored.holder in (None, record.holder)
+
+    async def drop(self, record: SessionRecord) -> None:
+        kept = await self._cache.get(_key(record.id))
+        found = _decoded(kept) if kept is not None else None
+        if found is not None and found.holder == record.holder:
+            await self._cache.take(_key(record.id))
+
+    async def forget(self, id: str) -> None:
+        await self._cache.take(_key(id))
 
 
 class Sessions:
     """Opens sessions; `ttl` (seconds) is how long one is kept after its last `hello`."""
 
-    def __init__(self, store: SessionStore, instance: str, ttl: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        instance: str,
+        ttl: float,
+        *,
+        bus: Bus,
+        cache: Cache,
+        heartbeats: Heartbeats,
+        tools: DeclaredTools,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
+        self._keeper = _Keeper(store, cache)
         self._instance = instance
         self._ttl = ttl
+        self._bus = bus
+        self._heartbeats = heartbeats
+        self._tools = tools
         self._clock = clock
         self._held: dict[str, Session] = {}
+        self._sockets = count(1)
+        self._left: dict[str, SessionRecord] = {}
+        # A lock lives as long as somebody holds or awaits it.
+        self._taking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._erased: set[str] = set()
+        self._doubted: dict[str, int] = {}
+        self._news = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._held)
+
+    async def run(self) -> None:
+        """Hear of sessions that other instances took, and note those that were left, until cancelled."""
+        async with hearing(self._bus, {_TAKEN: self._taken, _ERASED: self._erase}):
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                try:
+                    await self._heed()
+                except Unavailable as error:
+                    _log.warning("what other instances did to sessions is looked at later", reason=str(error))
+                await self.flush()
+
+    async def _heed(self) -> None:
+        """Look after what other instances told of. What can't be looked at now is left for the next time."""
+        while self._erased:
+            owner = self._erased.pop()
+            try:
+                await self._start_over(owner)
+            except Unavailable:
+                self._erased.add(owner)
+                raise
+        while self._doubted:
+            id, attempt = self._doubted.popitem()
+            try:
+                await self._look(id, attempt)
+            except Unavailable:
+                self._doubted.setdefault(id, attempt)
+                raise
+
+    async def _look(self, id: str, attempt: int) -> None:
+        """Close the socket whose session somebody else took, with that attempt. One that was not later may have been
+        before: calls come late and in no order, so the store is asked."""
+        held = self._held.get(id)
+        if held is not None and (attempt > held.record.attempt or not await held.is_held(self._clock())):
+            self._forget(held)
+            held.give_up()
+            await held.lost()
 
     async def open(
         self, principal: Principal, hello: Hello, give_up: Callable[[], None]
@@ -71,46 +209,114 @@ class Sessions:
         """The session that `hello` names, or a new one, and whether it was resumed. None where a later attempt of it
         is connected. An unknown, expired or foreign session gives a new one, with no hint which it was."""
         now = self._clock()
-        found = await self._store.get_session(hello.session_id, now) if hello.session_id is not None else None
+        found = await self._keeper.find(hello.session_id, now) if hello.session_id is not None else None
         if found is not None and found.owner != principal.owner:
             found = None
         held = self._held.get(found.id) if found is not None else None
-        attempt = hello.attempt if hello.attempt is not None else (held.record.attempt if held is not None else 0)
-        if held is not None:
-            if attempt < held.record.attempt:
-                return None
-            found = held.record
-        record = found or SessionRecord(id=new_id("sess_"), owner=principal.owner, attempt=0, expires_at=0)
+        if found is not None and held is not None and held.record.attempt >= found.attempt:
+            found = held.record  # which may not be kept anywhere yet
+        attempt = hello.attempt if hello.attempt is not None else (found.attempt if found is not None else 0)
+        if held is not None and attempt < held.record.attempt:
+            return None
+        before = found or SessionRecord(id=new_id("sess_"), owner=principal.owner, attempt=0, expires_at=0)
         record = replace(
-            record,
+            before,
             attempt=attempt,
             expires_at=now + self._ttl,
-            holder=self._instance,
-            tools=encode(hello.tools) if hello.tools is not None else record.tools,
-            contexts=tuple(hello.cursors) if hello.cursors is not None else record.contexts,
+            holder=f"{self._instance}/{next(self._sockets)}",
+            tools=encode(hello.tools) if hello.tools is not None else before.tools,
+            contexts=tuple(hello.cursors) if hello.cursors is not None else before.contexts,
         )
-        session = Session(self._store, record, give_up)
+        lock = self._taking.setdefault(record.id, asyncio.Lock())
+        session = Session(self._keeper, record, give_up, lock)
         # Before anything is awaited, so that of two sockets at once the second meets the first.
         self._held[record.id] = session
         if held is not None:
             held.give_up()
-        await self._store.put_session(record)
+        try:
+            async with lock:
+                gone = await self._gone(before.holder)
+                took = self._held.get(record.id) is session and await self._keeper.take(record, now, gone)
+            if took and found is not None:
+                # Also where nobody held it when it was found: somebody else may have taken it since.
+                await self._bus.publish(_TAKEN, _call(record))
+            if took and (record.tools != before.tools or record.tools != _NO_TOOLS):
+                await self._tools.changed(record.owner)
+        except BaseException:
+            self.close(session)
+            raise
+        if not took:
+            self._forget(session)
+            return None
         return session, found is not None
+
+    async def _gone(self, holder: str | None) -> str | None:
+        """The holder, if it holds nothing any more: a socket of this instance that is over, or of one that is."""
+        if holder is None:
+            return None
+        instance = holder.partition("/")[0]
+        if instance == self._instance:
+            return holder
+        alive = await self._heartbeats.alive()
+        return holder if alive is not None and instance not in alive else None
+
+    def _taken(self, payload: bytes) -> None:
+        """Another instance, or this one, has taken a session."""
+        try:
+            id, holder, attempt = _decode_call(payload)
+        except msgspec.DecodeError:
+            return
+        held = self._held.get(id)
+        if held is not None and held.record.holder != holder:
+            self._doubted[id] = max(attempt, self._doubted.get(id, attempt))
+            self._news.set()
+
+    def _erase(self, payload: bytes) -> None:
+        """Another instance, or this one, has deleted all that the owner had."""
+        self._erased.add(payload.decode(errors="replace"))
+        self._news.set()
 
     def close(self, session: Session) -> None:
         """The socket that held the session is gone."""
-        if self._held.get(session.id) is session:
-            del self._held[session.id]
+        if self._forget(session):
+            self._left[session.id] = session.record
+            self._news.set()
+
+    def _forget(self, session: Session) -> bool:
+        if self._held.get(session.id) is not session:
+            return False
+        del self._held[session.id]
+        return True
+
+    async def flush(self) -> None:
+        """Note in the store which sessions nobody holds any more. What can't be noted now is told by the heartbeat of
+        this instance, when it ends."""
+        left, self._left = list(self._left.values()), {}
+        for start in range(0, len(left), 64):
+            work = [self._keeper.leave(record) for record in left[start : start + 64]]
+            for answer in await asyncio.gather(*work, return_exceptions=True):
+                if isinstance(answer, Unavailable):
+                    _log.warning("a session that was left is not noted as such", reason=str(answer))
+                elif isinstance(answer, BaseException):
+                    raise answer
 
     async def forget(self, key: ContextKey) -> None:
         """The context was deleted: no session that is held here follows it any more."""
         for session in self._held_by(key.owner):
             await session.unfollow(key.id)
 
-    async def forget_all(self, owner: str) -> None:
-        """All that the owner had was deleted; what is held here goes on, and follows nothing."""
+    async def forget_all(self, owner: str, ids: list[str]) -> None:
+        """All that the owner had was deleted, the sessions of these ids too; what is held here goes on, and follows
+        nothing."""
+        for id in ids:
+            await self._keeper.forget(id)
+        await self._tools.changed(owner)
+        await self._start_over(owner)
+        await self._bus.publish(_ERASED, owner.encode())
+
+    async def _start_over(self, owner: str) -> None:
         for session in self._held_by(owner):
-            await session.unfollow_all()
+            await session.start_over(self._clock())
 
     def _held_by(self, owner: str) -> list[Session]:
         return [session for session in self._held.values() if session.record.owner == owner]
@@ -118,3 +324,18 @@ class Sessions:
     async def sweep(self) -> int:
         """Delete what has expired."""
         return await self._store.delete_expired_sessions(self._clock())
+
+
+def _call(record: SessionRecord) -> bytes:
+    return msgspec.json.encode((record.id, record.holder, record.attempt))
+
+
+def _key(id: str) -> str:
+    return f"session:{id}"
+
+
+def _decoded(kept: bytes) -> SessionRecord | None:
+    try:
+        return _decode(kept)
+    except msgspec.DecodeError:
+        return None  # another version of the gateway kept it: the store has it too

@@ -23,6 +23,7 @@ __all__ = [
     "ContextDefaults",
     "LimitSettings",
     "LogSettings",
+    "RedisSettings",
     "RoleSettings",
     "ServerSettings",
     "Settings",
@@ -42,6 +43,7 @@ _MOST_PRICE = 1e9
 
 _Count = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(ge=0)]
+_Url = Annotated[str, Meta(min_length=1)]
 
 
 class _Section(Struct, frozen=True, kw_only=True):
@@ -64,13 +66,31 @@ class ServerSettings(_Section, frozen=True):
 
 
 class StoreSettings(_Section, frozen=True):
-    """`sqlite:///relative/file`, `sqlite:////absolute/file`."""
+    """`sqlite:///relative/file`, `sqlite:////absolute/file`, `postgresql://…`; several are shards, each of which has
+    some of the contexts. `connections` are those to a Postgres that a process has at most."""
 
-    url: Annotated[str, Meta(min_length=1)] = f"sqlite:///{DATABASE_NAME}"
+    url: _Url | Annotated[tuple[_Url, ...], Meta(min_length=1)] = f"sqlite:///{DATABASE_NAME}"
+    connections: _Count = 10
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return (self.url,) if isinstance(self.url, str) else self.url
 
     def __repr__(self) -> str:
         # A URL may hold a password.
         return "StoreSettings(…)"
+
+
+class RedisSettings(_Section, frozen=True):
+    """`redis://HOST:PORT/DB`, `rediss://…`, `unix:///FILE`; absent: one instance, in process. `prefix` begins all keys,
+    so that gateways that have nothing to do with each other may share a server."""
+
+    url: _Url | None = None
+    prefix: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,32}$")] = "tidegate"
+
+    def __repr__(self) -> str:
+        # A URL may hold a password.
+        return "RedisSettings(…)" if self.url is not None else "RedisSettings()"
 
 
 class AuthSettings(_Section, frozen=True):
@@ -139,6 +159,7 @@ class Settings(_Section, frozen=True):
 
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    redis: RedisSettings = RedisSettings()
     auth: AuthSettings = AuthSettings()
     roles: dict[str, RoleSettings] = field(default_factory=dict[str, RoleSettings])
     models: dict[str, ModelSettings] = field(default_factory=_demo)
@@ -237,13 +258,11 @@ def _is_loopback(host: str) -> bool:
 def _check(settings: Settings, layers: Layers) -> None:
     """What a field's type can't say."""
     server = settings.server
-    if server.workers != 1:
-        raise layers.error("server.workers", "more than one worker is not available in this version, expected 1")
     if (server.tls_cert is None) != (server.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if server.tls_key is None else ("tls_key", "tls_cert")
         raise layers.error(f"server.{given}", f"expected server.{missing} with it")
-    if settings.store.url.startswith(("postgres:", "postgresql:")):
-        raise layers.error("store.url", "PostgreSQL is not available in this version, expected sqlite:///FILE")
+    if len(set(settings.store.urls)) < len(settings.store.urls):
+        raise layers.error("store.url", "expected a list of different stores")
     for key, name in (("title_model", settings.context.title_model), ("summary_model", settings.context.summary_model)):
         if name is not None and name not in settings.models:
             raise layers.error(f"context.{key}", f"there is no model {name!r}, expected one of [models]")

@@ -17,7 +17,7 @@ from msgspec import Struct
 __all__ = ["Layers", "SettingsError"]
 
 _PREFIX = "TIDEGATE_"
-_LATER = ("redis", "mcp", "encryption")
+_LATER = ("mcp", "encryption")
 # Kubernetes describes a service named "tidegate…" to every pod in variables like TIDEGATE_PORT=tcp://10.0.0.1:8000.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
@@ -203,7 +203,8 @@ def _mapping(kind: Any) -> Any:
 def _from_text(kind: Any, text: str, variable: str) -> Any:
     """What a variable's text means for the type; left as it is where it means nothing, for the check to say so."""
     plain = _plain(kind)
-    if _section(kind) is not None or get_origin(plain) in (dict, tuple, list):
+    several = get_origin(plain) in (Union, UnionType) and text.lstrip().startswith("[")
+    if several or _section(kind) is not None or get_origin(plain) in (dict, tuple, list):
         if not text.lstrip().startswith(("[", "{")) and get_origin(plain) is tuple:
             return [part.strip() for part in text.split(",") if part.strip()]
         try:

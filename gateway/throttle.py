@@ -1,48 +1,23 @@
-"""What one principal may do at a time: messages a minute, open sockets. Counted within this process."""
+"""What one principal may do at a time: messages a minute, on all instances together; open sockets, on this one."""
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
-from collections.abc import Callable
-
-from gateway.core.limits import TokenBucket
+from stores.ports import RateLimits
 
 __all__ = ["Connections", "Throttle"]
 
 
 class Throttle:
-    """A rate for each principal: a minute's worth may come at once, then `per_minute` in the long run.
+    """A rate for each principal: a minute's worth may come at once, then `per_minute` in the long run."""
 
-    At most `max_principals` are remembered; beyond, the one that was quiet longest is forgotten, which gives it a full
-    bucket when it returns, as a minute of silence would have.
-    """
-
-    def __init__(
-        self,
-        per_minute: float,
-        *,
-        max_principals: int = 100_000,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, limits: RateLimits, per_minute: float) -> None:
+        self._limits = limits
         self._per_minute = per_minute
-        self._max_principals = max_principals
-        self._clock = clock
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
-    def take(self, owner: str, n: float = 1) -> float:
-        """Count `n` for the principal: 0 where it may, else the seconds until it may, and nothing is counted."""
-        bucket = self._buckets.get(owner)
-        if bucket is None:
-            bucket = self._buckets[owner] = TokenBucket(self._per_minute / 60, self._per_minute)
-            if len(self._buckets) > self._max_principals:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(owner)
-        return bucket.take(self._clock(), n)
-
-    def __len__(self) -> int:
-        return len(self._buckets)
+    async def take(self, owner: str, n: float = 1) -> float:
+        """Count `n` for the principal: 0 where it may, else the seconds until it may, and nothing is counted. Raises
+        Unavailable."""
+        return await self._limits.take(f"messages:{owner}", n, self._per_minute / 60, self._per_minute)
 
 
 class Connections:

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 
+import msgspec
 import structlog
 
 from gateway.core.turn_events import NO_USAGE, TurnEvents
 from gateway.epochs import log_event
+from gateway.hearing import hearing
 from gateway.patience import patiently
 from gateway.run import Run, internal_error
 from gateway.run_services import RunServices
 from gateway.stored_events import new_event
 from protocol.ids import new_id, rfc3339
-from stores.ports import Fenced, NotFound
-from stores.records import ContextKey, LogBatch, Turn, TurnState
+from stores.ports import Bus, Fenced, NotFound, Unavailable
+from stores.records import Claimed, ContextKey, LogBatch, Turn, TurnState
 
 __all__ = ["Turns"]
 
 _log = structlog.get_logger(__name__)
 _MAX_ATTEMPTS = 5
 
+_CANCEL_SECONDS = 5.0
+_RELEASE_SECONDS = 3.0
+
 TurnKey = tuple[ContextKey, str]
+
+_decode_call = msgspec.json.Decoder(tuple[str, str, str]).decode
 
 
 class Turns:
-    """Owns the tasks of this instance's turns, `limit` of them at most; what has no room waits in the store."""
+    """Owns the tasks of this instance's turns, `limit` of them at most; what has no room waits in the store. Over `bus`
+    instances wake each other's turns; a call that gets lost costs a second."""
 
-    def __init__(self, services: RunServices, instance: str, limit: int) -> None:
+    def __init__(self, services: RunServices, instance: str, limit: int, bus: Bus) -> None:
         self._services = services
+        self._bus = bus
         self.instance = instance
         self._limit = limit
         self._runs: dict[TurnKey, Run] = {}
@@ -44,8 +54,16 @@ class Turns:
 
     async def run(self) -> None:
         """Own the turns' tasks until cancelled."""
-        async with asyncio.TaskGroup() as self._group:
+        async with asyncio.TaskGroup() as self._group, hearing(self._bus, {_channel(self.instance): self._called}):
             await asyncio.Event().wait()
+
+    def _called(self, payload: bytes) -> None:
+        """Another instance has stored something for a turn that it takes to run here."""
+        try:
+            owner, context_id, turn_id = _decode_call(payload)
+        except msgspec.DecodeError:
+            return
+        self.wake(ContextKey(owner, context_id), turn_id)
 
     def wake(self, key: ContextKey, turn_id: str) -> bool:
         """Something was stored for the turn; whether it runs here."""
@@ -54,71 +72,106 @@ class Turns:
             run.poke()
         return run is not None
 
-    def begin(self, key: ContextKey, turn_id: str) -> None:
-        """Begin a turn that was just stored, if it is its place."""
-        self._spawn(self._begin(key, turn_id, 0, begun_before=False))
+    def begin(self, key: ContextKey, turn_id: str, epoch: int | None) -> None:
+        """Begin a turn that was just stored, if it is its place; `epoch` is that of its context's log (None: not
+        known)."""
+        self._spawn(self._begin(key, turn_id, 0, begun_before=False, epoch=epoch))
 
     def look(self, key: ContextKey, turn_id: str) -> None:
         """The turn may want a runner: it was woken, or nobody's."""
         if not self.wake(key, turn_id):
             self._spawn(self._look(key, turn_id))
 
-    async def take(self, turn: Turn) -> None:
-        """Claim and run a turn that recovery found."""
-        if turn.runner is not None:
-            self._services.stats.takeovers.inc()
-        await self._begin(turn.key, turn.id, turn.fence, begun_before=turn.runner is not None)
+    def take(self, turn: Turn) -> None:
+        """Claim and run a turn that recovery found. One that can't be claimed now, as its shard is away, holds up no
+        other."""
+        self._spawn(self._take(turn))
 
     async def drain(self, seconds: float) -> None:
-        """Begin no more turns, let the running ones end for so long, then leave the rest: once the heartbeat has
-        stopped, another instance takes them over."""
+        """Begin no more turns, let the running ones end for so long, then give up the rest: another instance takes them
+        over within a second."""
         self._draining = True
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=seconds)
+        left = list(self._runs.values())
         tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
         if tasks:
-            _, pending = await asyncio.wait(tasks, timeout=seconds)
-            for task in pending:
-                task.cancel()
-            if pending:
-                await asyncio.wait(pending, timeout=5)
+            await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
+        # What can't be given up is taken over once the heartbeat has stopped.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await asyncio.gather(*(self._release(run.turn) for run in left))
+
+    async def _release(self, turn: Turn) -> None:
+        try:
+            await self._services.store.release(turn.key, turn.id, turn.fence)
+        except Unavailable as error:
+            _log.warning("a turn was not given up; it will be taken over", turn=turn.id, reason=str(error))
 
     # ---- inside
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, object]) -> None:
         if self._group is None or self._draining:
             work.close()
             return
         self._group.create_task(work)
 
+    async def _take(self, turn: Turn) -> None:
+        left = turn.runner is not None
+        if await self._begin(turn.key, turn.id, turn.fence, begun_before=left) and left:
+            self._services.stats.takeovers.inc()
+
     async def _look(self, key: ContextKey, turn_id: str) -> None:
         rows = await patiently(lambda: self._services.store.load_turn(key, turn_id))
-        if rows is not None and rows.turn.runner is None:
+        if rows is None:
+            return
+        runner = rows.turn.runner
+        if runner is None:
             await self._begin(key, turn_id, rows.turn.fence, begun_before=False)
+        elif runner != self.instance and rows.turn.state is TurnState.RUNNING:
+            try:
+                await self._bus.publish(_channel(runner), msgspec.json.encode((key.owner, key.id, turn_id)))
+            except Unavailable:
+                return  # it looks for itself each second
 
-    async def _begin(self, key: ContextKey, turn_id: str, fence: int, *, begun_before: bool) -> None:
+    async def _begin(
+        self, key: ContextKey, turn_id: str, fence: int, *, begun_before: bool, epoch: int | None = None
+    ) -> bool:
+        """Whether it runs here from now on."""
         place = (key, turn_id)
         if self._draining or self._group is None or place in self._runs or place in self._starting:
-            return
+            return False
         if len(self._runs) + len(self._starting) >= self._limit:
-            return
+            return False
         self._starting.add(place)
         try:
-            turn = await self._claim(key, turn_id, fence)
-            if turn is not None:
-                self._runs[place] = run = Run(self._services, turn, begun_before)
-                self._tasks[place] = self._group.create_task(self._drive(place, run))
+            claimed = await self._claim(key, turn_id, fence)
+            if claimed is None:
+                return False
+            if self._draining:
+                await self._release(claimed.rows.turn)
+                return False
+            self._runs[place] = run = Run(self._services, claimed, begun_before, epoch)
+            self._tasks[place] = self._group.create_task(self._drive(place, run))
+            return True
         finally:
             self._starting.discard(place)
 
-    async def _claim(self, key: ContextKey, turn_id: str, fence: int) -> Turn | None:
+    async def _claim(self, key: ContextKey, turn_id: str, fence: int) -> Claimed | None:
         store = self._services.store
-        turn = await patiently(lambda: store.claim(key, turn_id, self.instance, fence))
-        if turn is not None:
-            return turn
+        claimed = await patiently(lambda: store.claim(key, turn_id, self.instance, fence))
+        if claimed is not None:
+            return claimed
         # The claim may have been ours and its reply lost: nobody else would ever run the turn.
         rows = await patiently(lambda: store.load_turn(key, turn_id))
         if rows is None or rows.turn.runner != self.instance or rows.turn.fence != fence + 1:
             return None
-        return rows.turn if rows.turn.state in (TurnState.RUNNING, TurnState.ENDED) else None
+        if rows.turn.state not in (TurnState.RUNNING, TurnState.ENDED):
+            return None
+        # How far the context has come it does not tell: less than nothing, which is never all.
+        return Claimed(rows=rows, newest=-1, born=-1)
 
     async def _drive(self, place: TurnKey, run: Run) -> None:
         key = place[0]
@@ -131,17 +184,20 @@ class Turns:
         finally:
             self._runs.pop(place, None)
             self._tasks.pop(place, None)
-        if run.answered:
-            self._services.turn_over(key, run.turn.id, run.request)
         if failed:
             await asyncio.sleep(0.2 * run.turn.fence)
             if run.turn.fence < _MAX_ATTEMPTS:
                 await self._begin(key, run.turn.id, run.turn.fence, begun_before=True)
                 return
             await self._give_up(run.turn)
-        following = await patiently(lambda: self._services.store.next_turn(key))
-        if following is not None:
-            await self._begin(key, following.id, following.fence, begun_before=False)
+        if run.waiting:
+            following = await patiently(lambda: self._services.store.next_turn(key))
+            if following is not None:
+                await self._begin(key, following.id, following.fence, begun_before=False)
+        if run.over:
+            await self._services.assembler.turn_over(key, run.stored)
+            if run.turn.kind == "message":
+                self._services.turn_over(key, run.turn.id, run.request, run.stored)
 
     async def _give_up(self, turn: Turn) -> None:
         """A turn that failed for our own fault again and again ends, and says so."""
@@ -160,3 +216,7 @@ class Turns:
         if isinstance(answer, dict):
             services.recorder.note(turn.key, epoch, answer)
         _log.error("a turn was given up", turn=turn.id)
+
+
+def _channel(instance: str) -> str:
+    return f"turns/{instance}"

@@ -14,6 +14,7 @@ from gateway.assembly import Assembler, Scale, budget_of
 from gateway.auth.principal import Principal
 from gateway.core.digest import clean_title, due, summary_prompt, title_prompt
 from gateway.core.inputs import ModelInput
+from gateway.core.stored_turn import StoredTurn
 from gateway.core.thread import Incomplete, Node
 from gateway.core.tokens import guess, rough_count
 from gateway.epochs import Epochs
@@ -74,17 +75,17 @@ class Upkeep:
         async with asyncio.TaskGroup() as self._group:
             await asyncio.Event().wait()
 
-    def turn_over(self, key: ContextKey, turn_id: str, request: TurnRequest) -> None:
+    def turn_over(self, key: ContextKey, turn_id: str, request: TurnRequest, stored: StoredTurn) -> None:
         """A turn has ended: see what the context wants."""
         if self._group is not None and key not in self._busy and request.model in self._models:
             self._busy.add(key)
-            self._group.create_task(self._look_after(key, turn_id, request))
+            self._group.create_task(self._look_after(key, turn_id, request, stored))
 
-    async def _look_after(self, key: ContextKey, turn_id: str, request: TurnRequest) -> None:
+    async def _look_after(self, key: ContextKey, turn_id: str, request: TurnRequest, stored: StoredTurn) -> None:
         active: ActiveContext | None = None
         try:
             async with self._places:
-                active = await self._contexts.get(key)
+                active = await self._contexts.get(key, stored)
                 if active.turns_to_wait:
                     active.turns_to_wait -= 1
                     return
@@ -119,7 +120,7 @@ class Upkeep:
         event = new_event(ContextChanged(context_id=key.id, title=title))
         born = active.record.born
         if await self._store.update_context(key, title, None, event, if_untitled=True, born=born):
-            await self._epochs.place(key, event.id)
+            await self._epochs.place(key, event)
 
     # ---- summaries
 

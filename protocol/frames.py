@@ -252,6 +252,7 @@ class Message(_Event, tag="message", kw_only=True, frozen=True):
     usage: Usage | None = None
     parent_id: str | None = None
     replaces: str | None = None
+    reads: str | None = None
     metadata: dict[str, Any] | None = None
 
 

@@ -137,6 +137,9 @@ class MemoryLog:
         log = self._touch(key)
         return Head(log.epoch, log.head) if log else None
 
+    async def heads(self, keys: Sequence[ContextKey]) -> list[Head | None]:
+        return [await self.head(key) for key in keys]
+
     async def begin(self, key: ContextKey, epoch: int, base: int) -> bool:
         log = self._logs.get(key)
         if log is not None and log.epoch >= epoch:
@@ -260,6 +263,9 @@ class MemoryLog:
                 self._followers.pop(key, None)
 
         return stop
+
+    async def check(self) -> None:
+        """Nothing can be away."""
 
     def _touch(self, key: ContextKey) -> _Log | None:
         log = self._logs.get(key)

@@ -15,6 +15,7 @@ __all__ = [
     "Accepted",
     "Call",
     "CancelRequest",
+    "Claimed",
     "ContextKey",
     "ContextRecord",
     "Entry",
@@ -33,6 +34,7 @@ __all__ = [
     "Pin",
     "Progress",
     "Publication",
+    "Recorded",
     "SearchHit",
     "SessionRecord",
     "Summary",
@@ -43,6 +45,7 @@ __all__ = [
     "UsageBy",
     "UsagePage",
     "UsageRow",
+    "Written",
 ]
 
 
@@ -238,6 +241,32 @@ class TurnRows(Struct, frozen=True, kw_only=True):
     cancels: Sequence[CancelRequest]
 
 
+class Claimed(Struct, frozen=True, kw_only=True):
+    """A turn that was claimed, with all that is stored of it. `newest` is the highest `order` in its context: events,
+    cancels and summaries are numbered together, and it counts on by one for each that is stored. (A summary that took
+    another's place left that one's number unused, so below there may be fewer of them than numbers.) `born` tells the
+    context from a deleted one of the same key, as in ContextRecord."""
+
+    rows: TurnRows
+    newest: int
+    born: int
+
+
+class Written(Struct, frozen=True, kw_only=True):
+    """What became of events: the ids of those that were `passed` over, and the `order` of the last that was stored,
+    `newest`, which is the context's highest; those before it have the orders before."""
+
+    passed: Sequence[str]
+    newest: int
+
+
+class Recorded(Struct, frozen=True, kw_only=True):
+    """The turns that became DONE, and whether a "message" turn of the context is QUEUED."""
+
+    done: frozenset[str]
+    waiting: bool
+
+
 class Accepted(Struct, frozen=True, kw_only=True):
     """What became of a client's frame. `turn_id` is the turn that it belongs to or touches, `duplicate` says that
     nothing changed because it was stored before, `created` that the context is new, `interrupted` names the turn
@@ -329,7 +358,7 @@ class LogFold(Struct, frozen=True, kw_only=True):
 
 class SessionRecord(Struct, frozen=True, kw_only=True):
     """One client's place in the gateway. `tools` is the JSON of its tool list; `contexts` are the ids it follows;
-    `holder` names the instance and socket that hold it (None: nobody), `attempt` is that holder's number."""
+    `holder` names the instance and, after a slash, the socket that hold it (None: nobody), `attempt` is its number."""
 
     id: str
     owner: str
@@ -357,10 +386,12 @@ class KeyRecord(Struct, frozen=True, kw_only=True):
 
 class SearchHit(Struct, frozen=True, kw_only=True):
     """A message (`message_id`, its `role`, its `seq` where it has one) or, without one, a context whose title answers
-    a query. `at` is when it was stored, of a title when the context last changed, in seconds since 1970."""
+    a query. `at` is when it was stored, of a title when the context last changed (`updated_at`), in seconds since
+    1970."""
 
     key: ContextKey
     title: str | None
+    updated_at: float
     at: float
     snippet: Sequence[Segment]
     message_id: str | None = None

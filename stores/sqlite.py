@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +15,16 @@ from protocol.frames import WhenBusy
 from stores import sqlite_clients as clients
 from stores import sqlite_owner as owners
 from stores import sqlite_search as index
+from stores import sqlite_sessions as sessions
 from stores import sqlite_threads as threads
 from stores import sqlite_turns as turns
 from stores import sqlite_usage as accounts
+from stores.list_pages import context_place, context_token
 from stores.records import (
     Accepted,
     Call,
     CancelRequest,
+    Claimed,
     ContextKey,
     ContextRecord,
     EventRow,
@@ -33,6 +33,7 @@ from stores.records import (
     NewEvent,
     NewTurn,
     NewUsage,
+    Recorded,
     SearchHit,
     SessionRecord,
     Summary,
@@ -41,6 +42,7 @@ from stores.records import (
     TurnRows,
     UsageBy,
     UsagePage,
+    Written,
 )
 from stores.search_text import parse_query
 from stores.sqlite_file import SqliteFile
@@ -49,13 +51,12 @@ from stores.sqlite_rows import CONTEXT, context_id, context_of, create_context, 
 __all__ = ["SqliteStore"]
 
 _KEY = "id, digest, tenant, subject, role, created_at, revoked_at"
-_SESSION = "id, owner, attempt, expires_at, tools, contexts, holder"
 
 # ruff: noqa: S608 - the SQL is put together from constants of this package only
 
 
 class SqliteStore:
-    """Implements ContextStore, SessionStore, KeyStore, SearchStore and OwnerStore. `clock` is in seconds since 1970.
+    """Implements all of connect.Store. `clock` is in seconds since 1970.
 
     SQL runs in two threads: one that writes and commits all that came up meanwhile at once, one that reads.
     """
@@ -68,6 +69,9 @@ class SqliteStore:
     async def open(cls, path: Path, *, clock: Callable[[], float] = time.time) -> SqliteStore:
         """Open the file, or make it. Raises StoreUrlError, Unavailable."""
         return cls(await asyncio.to_thread(SqliteFile, path), clock)
+
+    async def check(self) -> None:
+        await self._file.read(lambda db: db.execute("SELECT floor FROM epoch_floor").fetchone())
 
     async def close(self) -> None:
         await self._file.close()
@@ -97,14 +101,14 @@ class SqliteStore:
         return context_of(row) if row else None
 
     async def list_contexts(self, owner: str, after: str | None, limit: int) -> tuple[list[ContextRecord], str | None]:
-        below = (float("inf"), "") if after is None else _decode_token(after)
+        below = context_place(after)
         query = (
             f"SELECT {CONTEXT} FROM contexts WHERE owner = ? AND (updated_at, id) < (?, ?)"
             " ORDER BY updated_at DESC, id DESC LIMIT ?"
         )
         rows = await self._file.read(lambda db: db.execute(query, (owner, *below, limit + 1)).fetchall())
         records = [context_of(row) for row in rows[:limit]]
-        return records, _token(records[-1]) if len(rows) > limit else None
+        return records, context_token(records[-1]) if len(rows) > limit else None
 
     async def update_context(
         self,
@@ -139,10 +143,11 @@ class SqliteStore:
 
     async def delete_context(self, key: ContextKey) -> bool:
         def work(db: Connection) -> bool:
+            owners.forget_context(db, key)
             row = db.execute("DELETE FROM contexts WHERE owner = ? AND id = ? RETURNING epoch", key).fetchone()
             if row is None:
                 return False
-            owners.forget_context(db, key)
+            owners.owe_scrub(db)
             accounts.forget_context(db, key)
             db.execute("UPDATE epoch_floor SET floor = max(floor, ?)", (row[0] + 1,))
             return True
@@ -203,7 +208,7 @@ class SqliteStore:
     async def next_turn(self, key: ContextKey) -> Turn | None:
         return await self._file.read(lambda db: turns.next_turn(db, key))
 
-    async def claim(self, key: ContextKey, turn_id: str, runner: str, fence: int) -> Turn | None:
+    async def claim(self, key: ContextKey, turn_id: str, runner: str, fence: int) -> Claimed | None:
         return await self._file.write(lambda db: turns.claim(db, key, turn_id, runner, fence))
 
     async def load_turn(self, key: ContextKey, turn_id: str) -> TurnRows | None:
@@ -214,13 +219,15 @@ class SqliteStore:
     ) -> tuple[list[EventRow], list[CancelRequest], bool]:
         return await self._file.read(lambda db: turns.inputs(db, key, turn_id, after))
 
-    async def write(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent]) -> list[str]:
+    async def write(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent]) -> Written:
         return await self._file.write(lambda db: turns.write(db, key, turn_id, fence, events, self._clock()))
 
     async def claim_call(self, key: ContextKey, turn_id: str, fence: int, call_id: str) -> bool:
         return await self._file.write(lambda db: turns.claim_call(db, key, turn_id, fence, call_id))
 
-    async def end_turn(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent], seen: int) -> bool:
+    async def end_turn(
+        self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent], seen: int
+    ) -> Written | None:
         return await self._file.write(lambda db: turns.end_turn(db, key, turn_id, fence, events, seen, self._clock()))
 
     async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
@@ -235,14 +242,14 @@ class SqliteStore:
 
     # -- seqs and recovery
 
-    async def record(self, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> bool:
+    async def record(self, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> Recorded | None:
         return await self._file.write(lambda db: turns.record(db, key, epoch, seqs))
 
     async def unsequenced(self, key: ContextKey, turn_id: str | None = None) -> list[tuple[EventRow, bool]]:
         return await self._file.read(lambda db: turns.unsequenced(db, key, turn_id))
 
-    async def stray_contexts(self, older_than: float, limit: int) -> list[ContextKey]:
-        return await self._file.read(lambda db: turns.stray_contexts(db, older_than, limit))
+    async def stray_contexts(self, limit: int) -> list[ContextKey]:
+        return await self._file.read(lambda db: turns.stray_contexts(db, limit))
 
     async def turns_to_run(self, alive: Collection[str], limit: int) -> list[Turn]:
         return await self._file.read(lambda db: turns.turns_to_run(db, alive, limit))
@@ -269,28 +276,23 @@ class SqliteStore:
 
     # -- sessions
 
-    async def put_session(self, session: SessionRecord) -> None:
-        # REPLACE gives the row a new number, the highest there ever was.
-        query = f"INSERT OR REPLACE INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        contexts = msgspec.json.encode(session.contexts).decode()
-        values = (session.id, session.owner, session.attempt, session.expires_at, session.tools, contexts)
-        await self._file.write(lambda db: db.execute(query, (*values, session.holder)))
+    async def take_session(self, session: SessionRecord, now: float, gone: str | None = None) -> bool:
+        return await self._file.write(lambda db: sessions.take_session(db, session, now, gone))
+
+    async def put_session(self, session: SessionRecord) -> bool:
+        return await self._file.write(lambda db: sessions.put_session(db, session))
+
+    async def leave_session(self, id: str, holder: str) -> None:
+        await self._file.write(lambda db: sessions.leave_session(db, id, holder))
 
     async def get_session(self, id: str, now: float) -> SessionRecord | None:
-        query = f"SELECT {_SESSION} FROM sessions WHERE id = ? AND expires_at > ?"
-        row = await self._file.read(lambda db: db.execute(query, (id, now)).fetchone())
-        return _session_of(row) if row else None
+        return await self._file.read(lambda db: sessions.get_session(db, id, now))
 
     async def sessions_of(self, owner: str, now: float) -> list[SessionRecord]:
-        query = (
-            f"SELECT {_SESSION} FROM sessions WHERE owner = ? AND tools != X'5B5D' AND expires_at > ? ORDER BY put DESC"
-        )
-        rows = await self._file.read(lambda db: db.execute(query, (owner, now)).fetchall())
-        return [_session_of(row) for row in rows]
+        return await self._file.read(lambda db: sessions.sessions_of(db, owner, now))
 
     async def delete_expired_sessions(self, now: float) -> int:
-        query = "DELETE FROM sessions WHERE expires_at <= ?"
-        return await self._file.write(lambda db: db.execute(query, (now,)).rowcount)
+        return await self._file.write(lambda db: sessions.delete_expired(db, now))
 
     # -- keys
 
@@ -330,9 +332,7 @@ class SqliteStore:
         return await self._file.read(lambda db: owners.events_after(db, key, seq, limit))
 
     async def all_sessions(self, owner: str) -> list[SessionRecord]:
-        query = f"SELECT {_SESSION} FROM sessions WHERE owner = ? ORDER BY put DESC"
-        rows = await self._file.read(lambda db: db.execute(query, (owner,)).fetchall())
-        return [_session_of(row) for row in rows]
+        return await self._file.read(lambda db: sessions.all_sessions(db, owner))
 
     async def delete_sessions(self, owner: str) -> int:
         return await self._file.write(lambda db: owners.delete_sessions(db, owner))
@@ -367,31 +367,3 @@ def _key_of(row: Sequence[Any]) -> KeyRecord:
         created_at=created_at,
         revoked_at=revoked_at,
     )
-
-
-def _session_of(row: Sequence[Any]) -> SessionRecord:
-    id, owner, attempt, expires_at, tools, contexts, holder = row
-    return SessionRecord(
-        id=id,
-        owner=owner,
-        attempt=attempt,
-        expires_at=expires_at,
-        tools=tools,
-        contexts=tuple(msgspec.json.decode(contexts, type=list[str])),
-        holder=holder,
-    )
-
-
-def _token(last: ContextRecord) -> str:
-    return base64.urlsafe_b64encode(f"{last.updated_at!r} {last.key.id}".encode()).decode()
-
-
-def _decode_token(text: str) -> tuple[float, str]:
-    """Raises ValueError for a text that is no token."""
-    try:
-        moment, separator, id = base64.b64decode(text.encode(), b"-_", validate=True).decode().partition(" ")
-    except (binascii.Error, UnicodeError) as error:
-        raise ValueError("not a token of a page") from error
-    if not separator or not math.isfinite(float(moment)):
-        raise ValueError("not a token of a page")
-    return float(moment), id

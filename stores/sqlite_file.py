@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stores.ports import StoreError, Unavailable
+from stores.sqlite_lock import WriteLock
 from stores.sqlite_scrub import COMPACT_BYTES, START_BYTES, compact, owed, settle, truncate
 from stores.sqlite_search import install
+from stores.store_url import StoreUrlError
 
 __all__ = ["SqliteFile", "StoreUrlError", "migrate_file"]
 
 _T = TypeVar("_T")
 _MIGRATIONS = Path(__file__).parent / "migrations" / "sqlite"
 _BATCH = 256
-# How long the writer waits for another process that has locked the file, in seconds.
-_LOCK_SECONDS = 2.0
+# How long the writer waits for other processes that write, in seconds; a scrub of theirs may take one or two.
+_LOCK_SECONDS = 5.0
+# How long the opening of a file waits for a process that tidies it up or changes its schema, in seconds.
+_OPEN_SECONDS = 30.0
 # How often, and how far apart in seconds, the log is tried to be emptied that another process reads from.
 _SCRUB_TRIES = 50
 _SCRUB_PAUSE = 0.1
@@ -31,10 +35,6 @@ _SCRUB_PAUSE = 0.1
 _SHORT_SECONDS = 0.05
 
 Work = Callable[[sqlite3.Connection], Any]
-
-
-class StoreUrlError(ValueError):
-    """The URL names nothing that can be used as a store; the message says what was expected."""
 
 
 class _Job:
@@ -60,8 +60,10 @@ class _Job:
 class _Worker:
     """A thread with a connection of its own that carries out jobs in the order in which they came."""
 
-    def __init__(self, path: Path, name: str, run: Callable[[sqlite3.Connection, list[_Job]], None]) -> None:
-        self._connection = _connect(path)
+    def __init__(
+        self, connection: sqlite3.Connection, name: str, run: Callable[[sqlite3.Connection, list[_Job]], None]
+    ) -> None:
+        self._connection = connection
         self._run = run
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -110,10 +112,11 @@ class SqliteFile:
         self._rested = 0.0
         try:
             _scrub_at_start(path)
-            self._writer = _Worker(path, "sqlite-writer", _write_batch)
-            self._reader = _Worker(path, "sqlite-reader", partial(_read_batch, self._gate))
+            writing, reading = _connect_to_stay(path, 2)
         except sqlite3.Error as error:
             raise Unavailable(f"{path}: {error}") from error
+        self._writer = _Worker(writing, "sqlite-writer", partial(_write_batch, WriteLock()))
+        self._reader = _Worker(reading, "sqlite-reader", partial(_read_batch, self._gate))
 
     async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """`work` whole or not at all, on disk when this returns. Raises what it raises, and Unavailable."""
@@ -207,7 +210,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+        path, timeout=_OPEN_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
         # What was acknowledged survives a power cut, not only a kill.
@@ -220,6 +223,22 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _connect_to_stay(path: Path, count: int) -> list[sqlite3.Connection]:
+    """Connections that keep every other process from taking the file for itself alone, from now on."""
+    connections: list[sqlite3.Connection] = []
+    try:
+        for _ in range(count):
+            connection = _connect(path)
+            connections.append(connection)
+            _version(connection)  # a connection to a file in WAL mode shares it from its first read until it is closed
+            connection.execute(f"PRAGMA busy_timeout = {round(_LOCK_SECONDS * 1000)}")
+    except sqlite3.Error:
+        for connection in connections:
+            connection.close()
+        raise
+    return connections
 
 
 def _settle(jobs: list[_Job]) -> None:
@@ -239,12 +258,12 @@ def _settle_all(jobs: list[_Job]) -> None:
         job.settle()
 
 
-def _write_batch(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+def _write_batch(lock: WriteLock, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
     bare = [job for job in jobs if job.bare]
     if bare:
         jobs = [job for job in jobs if not job.bare]
     if jobs:
-        _write_together(connection, jobs)
+        _write_together(lock, connection, jobs)
     for job in bare:
         try:
             job.result = job.work(connection)
@@ -252,12 +271,12 @@ def _write_batch(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
             job.error = _unavailable(error)
 
 
-def _write_together(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+def _write_together(lock: WriteLock, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
     try:
-        connection.execute("BEGIN IMMEDIATE")
+        lock.begin(connection, _LOCK_SECONDS)
         for job in jobs:
             _write_one(connection, job)
-        connection.execute("COMMIT")
+        lock.commit(connection)
     except sqlite3.Error as error:
         # Locked, full, broken: nothing of the batch is stored, also what had gone well before.
         if connection.in_transaction:

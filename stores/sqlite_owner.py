@@ -7,7 +7,7 @@ import sqlite3
 from stores.records import ContextKey, EventRow, History
 from stores.sqlite_rows import EVENT, event_of, find_context
 
-__all__ = ["delete_sessions", "events_after", "forget_context"]
+__all__ = ["delete_sessions", "events_after", "forget_context", "owe_scrub"]
 
 # ruff: noqa: S608 - the SQL is put together from constants of this package only
 
@@ -28,22 +28,24 @@ def events_after(db: sqlite3.Connection, key: ContextKey, seq: int, limit: int) 
 
 
 def forget_context(db: sqlite3.Connection, key: ContextKey) -> None:
-    """What else the deletion of a context takes: its place in the lists of its owner's sessions, and a scrub of the
-    file."""
-    _owe_scrub(db)
-    db.execute(
+    """What the deletion of a context takes, whether or not it is there: its place in the lists of its owner's
+    sessions."""
+    forgotten = db.execute(
         "UPDATE sessions SET contexts = (SELECT json_group_array(value) FROM json_each(contexts) WHERE value != ?2)"
         " WHERE owner = ?1 AND EXISTS (SELECT 1 FROM json_each(contexts) WHERE value = ?2)",
         key,
     )
+    if forgotten.rowcount:
+        owe_scrub(db)
 
 
 def delete_sessions(db: sqlite3.Connection, owner: str) -> int:
     deleted = db.execute("DELETE FROM sessions WHERE owner = ?", (owner,)).rowcount
     if deleted:
-        _owe_scrub(db)
+        owe_scrub(db)
     return deleted
 
 
-def _owe_scrub(db: sqlite3.Connection) -> None:
+def owe_scrub(db: sqlite3.Connection) -> None:
+    """Note that something was deleted which copies in the file may be left of."""
     db.execute("UPDATE slack SET deletions = deletions + 1")

@@ -37,6 +37,7 @@ __all__ = [
     "fenced",
     "find_context",
     "insert_event",
+    "newest_order",
     "next_order",
     "turn_of",
 ]
@@ -132,13 +133,19 @@ def create_context(db: sqlite3.Connection, key: ContextKey, now: float) -> int:
 
 
 def next_order(db: sqlite3.Connection, cid: int, now: float = 0.0) -> int:
-    """A number for an event or a cancel, above those of all before it in the context, which is as new as `now`."""
+    """The number that follows the last one, for an event, a cancel or a summary of the context, which becomes as new
+    as `now`."""
     row = db.execute(
         "UPDATE contexts SET next_order = next_order + 1, updated_at = max(updated_at, ?) WHERE cid = ?"
         " RETURNING next_order",
         (now, cid),
     ).fetchone()
     return row[0] - 1
+
+
+def newest_order(db: sqlite3.Connection, cid: int) -> int:
+    """The last number that `next_order` gave; 0 where it gave none."""
+    return db.execute("SELECT next_order - 1 FROM contexts WHERE cid = ?", (cid,)).fetchone()[0]
 
 
 # ---- events and cancels

@@ -13,27 +13,32 @@ from __future__ import annotations
 import sqlite3
 import threading
 
+from stores.sqlite_lock import when_free
+
 __all__ = ["COMPACT_BYTES", "START_BYTES", "compact", "owed", "settle", "truncate"]
 
 COMPACT_BYTES = 64 * 1024 * 1024
 START_BYTES = 1024 * 1024 * 1024
 _GATE_SECONDS = 0.2
 _LOCK_MS = 50
+# How long others may write on before the file is written anew, in seconds.
+_VACUUM_SECONDS = 5.0
 
 
 def owed(db: sqlite3.Connection) -> int:
-    """How many deletions the file was not written anew for."""
-    return db.execute("SELECT deletions FROM slack").fetchone()[0]
+    """How many deletions there ever were, where the file was not written anew for all of them, else 0."""
+    deletions, covered = db.execute("SELECT deletions, covered FROM slack").fetchone()
+    return deletions if deletions > covered else 0
 
 
 def compact(db: sqlite3.Connection, limit: int) -> int:
-    """Write the file anew if it has at most `limit` bytes and something was deleted since it last was. How many
-    deletions that covers; 0: it was not done."""
+    """Write the file anew if it has at most `limit` bytes and something was deleted since it last was. The number of
+    the last deletion that this covers; 0: it was not done."""
     covered = owed(db)
     pages, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     if not covered or pages * size > limit:
         return 0
-    db.execute("VACUUM")
+    when_free(db, "VACUUM", _VACUUM_SECONDS)
     # Most of the log goes into the file without keeping anybody from reading.
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return covered
@@ -54,5 +59,5 @@ def truncate(db: sqlite3.Connection, gate: threading.Lock) -> bool:
 
 
 def settle(db: sqlite3.Connection, covered: int) -> None:
-    """Nothing more is owed, if nothing was deleted since `compact`."""
-    db.execute("UPDATE slack SET deletions = 0 WHERE deletions = ?", (covered,))
+    """Nothing more is owed for the deletions up to this one."""
+    db.execute("UPDATE slack SET covered = max(covered, ?)", (covered,))

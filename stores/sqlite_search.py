@@ -9,18 +9,15 @@ in its segments, which only SQLite 3.42 and later can change.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
 import sqlite3
 from collections.abc import Iterator
 
 import msgspec
-from msgspec import Struct
 
 from protocol.frames import Message
-from stores.records import ContextKey, SearchHit
-from stores.search_text import Query, searchable, snippet, terms_of
+from stores.records import ContextKey
+from stores.search_pages import TITLE, Found, place_of, read_hit, token_of
+from stores.search_text import Query, searchable, terms_of
 
 __all__ = ["Found", "index_message", "index_title", "install", "read_hit", "search"]
 
@@ -29,19 +26,8 @@ __all__ = ["Found", "index_message", "index_title", "install", "read_hit", "sear
 _BYTES = 1 << 20
 # What a row and a context cost beside their bytes, in bytes that take as long.
 _ROW, _CONTEXT = 300, 1500
-_TITLE = 1 << 62
-"""A title's place among the texts of its context: before all messages, which come by falling order."""
 
 _decode_message = msgspec.json.Decoder(Message).decode
-
-
-class Found(Struct, frozen=True):
-    """A hit as it was read, before its snippet is made."""
-
-    key: ContextKey
-    title: str | None
-    updated_at: float
-    message: tuple[str, int | None, bytes, float] | None
 
 
 # ---- writing
@@ -74,8 +60,8 @@ def index_message(db: sqlite3.Connection, cid: int, order: int, text: str) -> No
 
 def index_title(db: sqlite3.Connection, cid: int, title: str) -> None:
     """Make this the title under which the context is found."""
-    db.execute("DELETE FROM search_texts WHERE cid = ? AND ord = ?", (cid, _TITLE))
-    index_message(db, cid, _TITLE, title)
+    db.execute("DELETE FROM search_texts WHERE cid = ? AND ord = ?", (cid, TITLE))
+    index_message(db, cid, TITLE, title)
 
 
 # ---- reading
@@ -85,49 +71,29 @@ def search(
     db: sqlite3.Connection, owner: str, query: Query, after: str | None, limit: int
 ) -> tuple[list[Found], str | None]:
     """Up to `limit` hits and the token of the next page. Raises ValueError for what is no token."""
-    moment, id, below = (math.inf, "", 0) if after is None else _decode_token(after)
+    moment, id, below = last = place_of(after)
     if not query.terms:
         return [], None
     found: list[Found] = []
     spent = 0
-    last = (moment, id, below)
     for cid, context_id, title, updated_at in _contexts(db, owner, *last):
         # A context goes on where the page before left it, wherever it has moved since. What follows it counts from
         # where it stood then, so that nothing is passed twice.
         resumed = below > 0 and context_id == id
         at = moment if resumed else updated_at
-        for order, size, matches in _texts(db, cid, below if resumed else _TITLE + 1, query):
+        for order, size, matches in _texts(db, cid, below if resumed else TITLE + 1, query):
             if len(found) >= limit or spent > _BYTES:
-                return found, _token(*last)
+                return found, token_of(last)
             if matches:
-                message = None if order == _TITLE else _message(db, cid, order)
+                message = None if order == TITLE else _message(db, cid, order)
                 found.append(Found(ContextKey(owner, context_id), title, updated_at, message))
             last = (at, context_id, order)
             spent += size + _ROW
         last = (at, context_id, 0)
         spent += _CONTEXT
         if spent > _BYTES:
-            return found, _token(*last)
+            return found, token_of(last)
     return found, None
-
-
-def read_hit(found: Found, query: Query) -> SearchHit:
-    """The hit with its snippet. Needs no database, and takes a while where texts are long."""
-    if found.message is None:
-        marked = snippet(found.title or "", query)
-        return SearchHit(key=found.key, title=found.title, at=found.updated_at, snippet=marked)
-    id, seq, body, stored_at = found.message
-    message = _decode_message(body)
-    text = searchable(message.role, message.content) or ""
-    return SearchHit(
-        key=found.key,
-        title=found.title,
-        at=stored_at,
-        snippet=snippet(text, query),
-        message_id=id,
-        role=message.role,
-        seq=seq,
-    )
 
 
 def _contexts(
@@ -156,20 +122,3 @@ def _texts(db: sqlite3.Connection, cid: int, below: int, query: Query) -> Iterat
 
 def _message(db: sqlite3.Connection, cid: int, order: int) -> tuple[str, int | None, bytes, float]:
     return db.execute("SELECT id, seq, body, stored_at FROM events WHERE cid = ? AND ord = ?", (cid, order)).fetchone()
-
-
-def _token(moment: float, id: str, place: int) -> str:
-    return base64.urlsafe_b64encode(f"{moment!r} {place} {id}".encode()).decode()
-
-
-def _decode_token(text: str) -> tuple[float, str, int]:
-    """Raises ValueError for a text that is no token."""
-    try:
-        decoded = base64.b64decode(text.encode(), b"-_", validate=True).decode()
-        moment, place, id = decoded.split(" ", 2)
-        numbers = float(moment), int(place)
-    except (binascii.Error, UnicodeError) as error:
-        raise ValueError("not a token of a page") from error
-    if not math.isfinite(numbers[0]) or not 0 <= numbers[1] <= _TITLE:
-        raise ValueError("not a token of a page")
-    return numbers[0], id, numbers[1]

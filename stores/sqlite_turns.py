@@ -7,7 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from stores.records import CancelRequest, ContextKey, EventRow, History, NewEvent, Turn, TurnRows
+from stores.records import (
+    CancelRequest,
+    Claimed,
+    ContextKey,
+    EventRow,
+    History,
+    NewEvent,
+    Recorded,
+    Turn,
+    TurnRows,
+    Written,
+)
 from stores.sqlite_clients import find_call
 from stores.sqlite_rows import (
     ACTIVE_TURN,
@@ -21,6 +32,7 @@ from stores.sqlite_rows import (
     fenced,
     find_context,
     insert_event,
+    newest_order,
     turn_of,
 )
 
@@ -51,11 +63,6 @@ _BLOCKED = (
 _UNSEQUENCED = "seq IS NULL"
 
 
-def _turn(db: sqlite3.Connection, key: ContextKey, cid: int, turn_id: str) -> Turn | None:
-    row = db.execute(f"SELECT {TURN} FROM turns WHERE cid = ? AND id = ?", (cid, turn_id)).fetchone()
-    return turn_of(key, row) if row else None
-
-
 def active_turn(db: sqlite3.Connection, key: ContextKey) -> Turn | None:
     cid = find_context(db, key)
     row = db.execute(f"SELECT {TURN} FROM turns {ALIVE} WHERE cid = ? AND {ACTIVE_TURN}", (cid,)).fetchone()
@@ -73,7 +80,7 @@ def next_turn(db: sqlite3.Connection, key: ContextKey) -> Turn | None:
     return turn_of(key, row) if row else None
 
 
-def claim(db: sqlite3.Connection, key: ContextKey, turn_id: str, runner: str, fence: int) -> Turn | None:
+def claim(db: sqlite3.Connection, key: ContextKey, turn_id: str, runner: str, fence: int) -> Claimed | None:
     cid = find_context(db, key)
     row = db.execute(
         "UPDATE turns SET runner = ?, fence = fence + 1,"
@@ -82,22 +89,27 @@ def claim(db: sqlite3.Connection, key: ContextKey, turn_id: str, runner: str, fe
         f" AND NOT (state = 'queued' AND kind = 'message' AND {_BLOCKED}) RETURNING {TURN}",
         (runner, cid, turn_id, fence),
     ).fetchone()
-    return turn_of(key, row) if row else None
+    if cid is None or row is None:
+        return None
+    born = db.execute("SELECT born FROM contexts WHERE cid = ?", (cid,)).fetchone()[0]
+    return Claimed(rows=_rows_of(db, cid, turn_of(key, row)), newest=newest_order(db, cid), born=born)
 
 
 def load_turn(db: sqlite3.Connection, key: ContextKey, turn_id: str) -> TurnRows | None:
     cid = find_context(db, key)
-    turn = _turn(db, key, cid, turn_id) if cid is not None else None
-    if cid is None or turn is None:
-        return None
+    row = db.execute(f"SELECT {TURN} FROM turns WHERE cid = ? AND id = ?", (cid, turn_id)).fetchone()
+    return _rows_of(db, cid, turn_of(key, row)) if cid is not None and row is not None else None
+
+
+def _rows_of(db: sqlite3.Connection, cid: int, turn: Turn) -> TurnRows:
     calls = db.execute(
-        f"SELECT {CALL} FROM calls INDEXED BY calls_of_turn WHERE cid = ? AND turn_id = ?", (cid, turn_id)
+        f"SELECT {CALL} FROM calls INDEXED BY calls_of_turn WHERE cid = ? AND turn_id = ?", (cid, turn.id)
     )
     return TurnRows(
         turn=turn,
-        events=_events_of(db, cid, turn_id, 0),
+        events=_events_of(db, cid, turn.id, 0),
         calls={call.id: call for call in map(call_of, calls)},
-        cancels=cancels_after(db, cid, turn_id, 0),
+        cancels=cancels_after(db, cid, turn.id, 0),
     )
 
 
@@ -120,11 +132,11 @@ def inputs(
 
 def write(
     db: sqlite3.Connection, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent], now: float
-) -> list[str]:
+) -> Written:
     return _write(db, fenced(db, key, turn_id, fence), events, now)
 
 
-def _write(db: sqlite3.Connection, cid: int, events: Sequence[NewEvent], now: float) -> list[str]:
+def _write(db: sqlite3.Connection, cid: int, events: Sequence[NewEvent], now: float) -> Written:
     passed: list[str] = []
     for event in events:
         known = db.execute("SELECT 1 FROM events WHERE cid = ? AND id = ?", (cid, event.id)).fetchone()
@@ -133,7 +145,7 @@ def _write(db: sqlite3.Connection, cid: int, events: Sequence[NewEvent], now: fl
             passed.append(event.id)
         else:
             insert_event(db, cid, event, now, given=False)
-    return passed
+    return Written(passed=passed, newest=newest_order(db, cid))
 
 
 def claim_call(db: sqlite3.Connection, key: ContextKey, turn_id: str, fence: int, call_id: str) -> bool:
@@ -152,13 +164,13 @@ def end_turn(
     events: Sequence[NewEvent],
     seen: int,
     now: float,
-) -> bool:
+) -> Written | None:
     cid = fenced(db, key, turn_id, fence)
     if _unseen(db, cid, turn_id, seen):
-        return False
-    _write(db, cid, events, now)
+        return None
+    written = _write(db, cid, events, now)
     db.execute("UPDATE turns SET state = 'ended' WHERE cid = ? AND id = ? AND state != 'done'", (cid, turn_id))
-    return True
+    return written
 
 
 def _unseen(db: sqlite3.Connection, cid: int, turn_id: str, seen: int) -> bool:
@@ -181,23 +193,28 @@ def park(db: sqlite3.Connection, key: ContextKey, turn_id: str, fence: int, seen
 # ---- seqs and recovery
 
 
-def record(db: sqlite3.Connection, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> bool:
+def record(db: sqlite3.Connection, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> Recorded | None:
     row = db.execute("SELECT cid FROM contexts WHERE owner = ? AND id = ? AND epoch = ?", (*key, epoch)).fetchone()
     if row is None:
-        return False
+        return None
     cid: int = row[0]
     db.executemany(
         "UPDATE events SET seq = ? WHERE cid = ? AND id = ? AND seq IS NULL",
         [(seq, cid, event_id) for event_id, seq in seqs.items()],
     )
-    db.execute(
+    done = db.execute(
         f"UPDATE turns {ALIVE} SET state = 'done', runner = NULL"
         " WHERE cid = ?1 AND state != 'done' AND state = 'ended' AND NOT EXISTS"
         f" (SELECT 1 FROM events INDEXED BY events_without_seq"
-        f"  WHERE events.cid = ?1 AND events.turn_id = turns.id AND {_UNSEQUENCED})",
+        f"  WHERE events.cid = ?1 AND events.turn_id = turns.id AND {_UNSEQUENCED}) RETURNING id",
         (cid,),
-    )
-    return True
+    ).fetchall()
+    waiting = db.execute(
+        f"SELECT EXISTS (SELECT 1 FROM turns {ALIVE}"
+        " WHERE cid = ? AND state != 'done' AND state = 'queued' AND kind = 'message')",
+        (cid,),
+    ).fetchone()
+    return Recorded(done=frozenset(id for (id,) in done), waiting=bool(waiting[0]))
 
 
 _OWNED = "coalesce(state IN ('running', 'ended'), 0)"
@@ -214,11 +231,11 @@ def unsequenced(db: sqlite3.Connection, key: ContextKey, turn_id: str | None) ->
     return [(event_of(row[:-1]), bool(row[-1])) for row in rows]
 
 
-def stray_contexts(db: sqlite3.Connection, older_than: float, limit: int) -> list[ContextKey]:
+def stray_contexts(db: sqlite3.Connection, limit: int) -> list[ContextKey]:
     rows = db.execute(
-        f"SELECT DISTINCT owner, contexts.id FROM events JOIN contexts USING (cid) {_WITH_TURN}"
-        f" WHERE {_UNSEQUENCED} AND stored_at < ? AND NOT {_OWNED} LIMIT ?",
-        (older_than, limit),
+        f"SELECT owner, contexts.id FROM events JOIN contexts USING (cid) {_WITH_TURN}"
+        f" WHERE {_UNSEQUENCED} AND NOT {_OWNED} GROUP BY events.cid ORDER BY min(stored_at) LIMIT ?",
+        (limit,),
     )
     return [ContextKey(owner, id) for owner, id in rows]
 

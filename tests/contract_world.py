@@ -15,6 +15,7 @@ from gateway.auth.principal import Principal
 from gateway.conversations import Conversations
 from gateway.core.fold import Transcript
 from gateway.core.policy import Policy
+from gateway.declared_tools import DeclaredTools
 from gateway.epochs import Epochs
 from gateway.feed import Reader
 from gateway.hub import Hub
@@ -35,8 +36,10 @@ from gateway.turns import Turns
 from protocol.codec import decode_server, encode
 from protocol.errors import ProtocolError
 from protocol.frames import AnswerTool, ApproveTool, CallTool, Cancel, Message, SendMessage, Snapshot, ToolSpec
-from stores.memory import MemoryHeartbeats, MemoryLog
-from stores.ports import ContextStore, EventLog, Follower, Heartbeats, StoreError, Unavailable
+from stores.memory import MemoryBus, MemoryCache, MemoryHeartbeats, MemoryLog
+from stores.memory_limits import MemoryRateLimits
+from stores.memory_threads import MemoryThreadCache
+from stores.ports import Bus, ContextStore, EventLog, Follower, Heartbeats, StoreError, ThreadCache, Unavailable
 from stores.records import ContextKey, SessionRecord
 from tests.reference_store import ReferenceStore
 
@@ -74,7 +77,7 @@ class _SeverableLog(_Severable):
         owner = self._owner
 
         def heed(publication: Any) -> None:
-            if not owner.dead:
+            if not owner.dead and owner.world.chance.random() >= owner.world.lossy:
                 follower(publication)
 
         await owner.delay()
@@ -87,7 +90,13 @@ class _Sessions:
     async def sessions_of(self, owner: str, now: float) -> list[SessionRecord]:
         return [SessionRecord(id=_SESSION, owner=owner, attempt=0, expires_at=1e12, tools=encode([_BROWSER]))]
 
-    async def put_session(self, session: SessionRecord) -> None: ...
+    async def take_session(self, session: SessionRecord, now: float, gone: str | None = None) -> bool:
+        return True
+
+    async def put_session(self, session: SessionRecord) -> bool:
+        return True
+
+    async def leave_session(self, id: str, holder: str) -> None: ...
 
     async def get_session(self, id: str, now: float) -> SessionRecord | None: ...
 
@@ -139,7 +148,9 @@ class Instance:
         recorder = Recorder(store, log)
         publisher = Publisher(log)
         epochs = Epochs(store, log, recorder.note)
-        routes = Routes(ToolRegistry(world.tools()), ToolRunner(), Policy({}), sessions)
+        bus, threads = cast("Bus", _Severable(world.bus, self)), cast("ThreadCache", _Severable(world.threads, self))
+        declared = DeclaredTools(sessions, MemoryCache())
+        routes = Routes(ToolRegistry(world.tools()), ToolRunner(), Policy({}), declared)
         model = _Model(world.chance)
         services = RunServices(
             store=store,
@@ -149,13 +160,13 @@ class Instance:
             publisher=publisher,
             models={"chance": model},
             routes=routes,
-            assembler=Assembler(ActiveContexts(store), {"chance": model}, routes),
+            assembler=Assembler(ActiveContexts(store, cache=threads), {"chance": model}, routes),
             stats=Stats(),
             max_steps=4,
             max_retries=2,
             checkpoint=self._checkpoint,
         )
-        turns = Turns(services, name, 100)
+        turns = Turns(services, name, 100, bus)
         recovery = Recovery(store, cast("Heartbeats", _Severable(world.heartbeats, self)), epochs, turns)
         self.hub = Hub(store, log, epochs)
         self.conversations = Conversations(
@@ -167,7 +178,7 @@ class Instance:
             models={"chance": model},
             default_model="chance",
             policy=Policy({}),
-            throttle=Throttle(1_000_000),
+            throttle=Throttle(MemoryRateLimits(), 1_000_000),
         )
         work: list[Coroutine[None, None, None]] = [recorder.run(), publisher.run(), self.hub.run(), turns.run()]
         self._services = [asyncio.create_task(each) for each in (*work, recovery.beat(), recovery.run())]
@@ -323,9 +334,12 @@ class World:
         self.chance = random.Random(seed)  # noqa: S311 - to be the same each time
         self.deadly = self.chance.choice([0.0, 0.03])
         self.flaky = self.chance.choice([0.0, 0.0, 0.02])
+        self.lossy = self.chance.choice([0.0, 0.0, 0.1])
         self.store = ReferenceStore()
         self.log = MemoryLog(max_bytes=self.chance.choice([600, 1 << 20]), clock=asyncio.get_running_loop().time)
         self.heartbeats = MemoryHeartbeats(asyncio.get_running_loop().time)
+        self.bus = MemoryBus()
+        self.threads = MemoryThreadCache()
         self.runs: Counter[str] = Counter()
         self.acknowledged: list[str] = []
         self._born = 0

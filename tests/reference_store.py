@@ -1,9 +1,10 @@
-"""A ContextStore of plain dictionaries: the port's contract (stores/ports.py) in its shortest form, for tests that
+"""A ContextStore of plain dictionaries: the port's contract (stores/ports) in its shortest form, for tests that
 crash, restart and interleave thousands of times. What it holds outlives the instances that use it."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from stores.records import (
     Accepted,
     Call,
     CancelRequest,
+    Claimed,
     ContextKey,
     ContextRecord,
     EventRow,
@@ -22,6 +24,7 @@ from stores.records import (
     NewTurn,
     NewUsage,
     Pin,
+    Recorded,
     Summary,
     ThreadRows,
     Turn,
@@ -29,6 +32,7 @@ from stores.records import (
     TurnState,
     UsageBy,
     UsagePage,
+    Written,
 )
 from tests.reference_usage import ReferenceUsage
 
@@ -40,6 +44,7 @@ _OWNED = (TurnState.RUNNING, TurnState.ENDED)
 
 class _Context:
     def __init__(self, key: ContextKey, epoch: int) -> None:
+        self.newest = 0  # the highest order
         self.record = ContextRecord(key=key, epoch=epoch, created_at=0, updated_at=0, born=epoch)
         self.rows: dict[str, EventRow] = {}
         self.stored_at: dict[str, float] = {}
@@ -58,7 +63,7 @@ class ReferenceStore:
 
     def __init__(self) -> None:
         self._contexts: dict[ContextKey, _Context] = {}
-        self._order = 0
+        self._turns = 0  # how many there ever were
         self._usage = ReferenceUsage()
         self._first_epoch = 0  # above that of every context that was deleted
 
@@ -72,9 +77,9 @@ class ReferenceStore:
     # -- inside
 
     def _insert(self, context: _Context, event: NewEvent) -> None:
-        self._order += 1
+        context.newest += 1
         context.rows[event.id] = EventRow(
-            id=event.id, type=event.type, body=event.body, order=self._order, turn_id=event.turn_id
+            id=event.id, type=event.type, body=event.body, order=context.newest, turn_id=event.turn_id
         )
         if event.usage is not None:
             self._usage.add(context.record.key, event.usage)
@@ -230,6 +235,7 @@ class ReferenceStore:
                     self._wake(context, active.id)
         self._contexts[key] = context
         if turn is not None:
+            self._turns += 1
             context.turns[turn.id] = Turn(
                 key=key,
                 id=turn.id,
@@ -237,7 +243,7 @@ class ReferenceStore:
                 state=TurnState.QUEUED,
                 request=turn.request,
                 fence=0,
-                created_at=float(self._order),
+                created_at=float(self._turns),
             )
         self._insert(context, event)
         return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted)
@@ -267,12 +273,13 @@ class ReferenceStore:
             turn_id = active.id if active is not None else None
             if turn_id is None:
                 # Kept all the same: the id means nothing else later.
-                context.cancels[id] = CancelRequest(id=id, turn_id="", call_id=None, order=0)
+                context.newest += 1
+                context.cancels[id] = CancelRequest(id=id, turn_id="", call_id=None, order=context.newest)
                 return Accepted()
         if turn_id not in context.turns:
             raise NotFound(turn_id)
-        self._order += 1
-        context.cancels[id] = CancelRequest(id=id, turn_id=turn_id, call_id=call_id, order=self._order)
+        context.newest += 1
+        context.cancels[id] = CancelRequest(id=id, turn_id=turn_id, call_id=call_id, order=context.newest)
         if call_id is None and context.turns[turn_id].state in (*_ACTIVE, TurnState.QUEUED):
             self._set(context, turn_id, cancelled=True)
             if context.turns[turn_id].state is TurnState.QUEUED:
@@ -336,7 +343,7 @@ class ReferenceStore:
         queued = {turn.id: turn for turn in messages if turn.state is TurnState.QUEUED}
         return next((queued[name] for name in [*context.front, *queued] if name in queued), None)
 
-    async def claim(self, key: ContextKey, turn_id: str, runner: str, fence: int) -> Turn | None:
+    async def claim(self, key: ContextKey, turn_id: str, runner: str, fence: int) -> Claimed | None:
         await asyncio.sleep(0)
         context = self._contexts.get(key)
         turn = context.turns.get(turn_id) if context else None
@@ -348,13 +355,16 @@ class ReferenceStore:
             return None
         state = turn.state if turn.state is TurnState.ENDED else TurnState.RUNNING
         self._set(context, turn_id, runner=runner, fence=fence + 1, state=state)
-        return context.turns[turn_id]
+        return Claimed(rows=self._rows_of(context, turn_id), newest=context.newest, born=context.record.born)
 
     async def load_turn(self, key: ContextKey, turn_id: str) -> TurnRows | None:
         await asyncio.sleep(0)
         context = self._contexts.get(key)
         if context is None or turn_id not in context.turns:
             return None
+        return self._rows_of(context, turn_id)
+
+    def _rows_of(self, context: _Context, turn_id: str) -> TurnRows:
         return TurnRows(
             turn=context.turns[turn_id],
             events=[row for row in context.rows.values() if row.turn_id == turn_id],
@@ -373,18 +383,18 @@ class ReferenceStore:
         cancels = [cancel for cancel in context.cancels.values() if cancel.turn_id == turn_id and cancel.order > after]
         return rows, cancels, context.turns[turn_id].cancelled
 
-    async def write(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent]) -> list[str]:
+    async def write(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent]) -> Written:
         context = await self._fenced(key, turn_id, fence)
         return self._write(context, events)
 
-    def _write(self, context: _Context, events: Sequence[NewEvent]) -> list[str]:
+    def _write(self, context: _Context, events: Sequence[NewEvent]) -> Written:
         passed: list[str] = []
         for event in events:
             if event.id in context.rows or (event.answers is not None and event.answers in context.answers):
                 passed.append(event.id)
             else:
                 self._insert(context, event)
-        return passed
+        return Written(passed=passed, newest=context.newest)
 
     async def claim_call(self, key: ContextKey, turn_id: str, fence: int, call_id: str) -> bool:
         context = await self._fenced(key, turn_id, fence)
@@ -393,14 +403,16 @@ class ReferenceStore:
         context.calls[call_id] = replace(context.calls[call_id], claimed=fence)
         return True
 
-    async def end_turn(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent], seen: int) -> bool:
+    async def end_turn(
+        self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent], seen: int
+    ) -> Written | None:
         context = await self._fenced(key, turn_id, fence)
         if self._unseen(context, turn_id, seen):
-            return False
-        self._write(context, events)
+            return None
+        written = self._write(context, events)
         if context.turns[turn_id].state is not TurnState.DONE:
             self._set(context, turn_id, state=TurnState.ENDED)
-        return True
+        return written
 
     def _unseen(self, context: _Context, turn_id: str, seen: int) -> bool:
         rows = (row for row in context.rows.values() if row.id in context.foreign and row.turn_id == turn_id)
@@ -422,20 +434,22 @@ class ReferenceStore:
 
     # -- seqs and recovery
 
-    async def record(self, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> bool:
+    async def record(self, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> Recorded | None:
         await asyncio.sleep(0)
         context = self._contexts.get(key)
         if context is None or context.record.epoch != epoch:
-            return False
+            return None
         for event_id, seq in seqs.items():
             row = context.rows.get(event_id)
             if row is not None and row.seq is None:
                 context.rows[event_id] = replace(row, seq=seq)
         without = {row.turn_id for row in context.rows.values() if row.seq is None}
-        for turn in list(context.turns.values()):
-            if turn.state is TurnState.ENDED and turn.id not in without:
-                self._set(context, turn.id, state=TurnState.DONE, runner=None)
-        return True
+        turns = list(context.turns.values())
+        done = frozenset(turn.id for turn in turns if turn.state is TurnState.ENDED and turn.id not in without)
+        for id in done:
+            self._set(context, id, state=TurnState.DONE, runner=None)
+        waiting = any(turn.kind == "message" and turn.state is TurnState.QUEUED for turn in turns)
+        return Recorded(done=done, waiting=waiting)
 
     async def unsequenced(self, key: ContextKey, turn_id: str | None = None) -> list[tuple[EventRow, bool]]:
         await asyncio.sleep(0)
@@ -448,16 +462,14 @@ class ReferenceStore:
     def _owned(self, context: _Context, row: EventRow) -> bool:
         return row.turn_id in context.turns and context.turns[row.turn_id or ""].state in _OWNED
 
-    async def stray_contexts(self, older_than: float, limit: int) -> list[ContextKey]:
+    async def stray_contexts(self, limit: int) -> list[ContextKey]:
         await asyncio.sleep(0)
-        return [
-            key
-            for key, context in self._contexts.items()
-            if any(
-                row.seq is None and not self._owned(context, row) and context.stored_at[row.id] < older_than
-                for row in context.rows.values()
-            )
-        ][:limit]
+        since: dict[ContextKey, float] = {}
+        for key, context in self._contexts.items():
+            for row in context.rows.values():
+                if row.seq is None and not self._owned(context, row):
+                    since[key] = min(since.get(key, math.inf), context.stored_at[row.id])
+        return sorted(since, key=lambda key: since[key])[:limit]
 
     async def turns_to_run(self, alive: Collection[str], limit: int) -> list[Turn]:
         await asyncio.sleep(0)
@@ -507,9 +519,9 @@ class ReferenceStore:
         context = self._contexts.get(key)
         if context is None or context.record.born != born:
             return False
-        self._order += 1
+        context.newest += 1
         context.summaries.pop(summary.turn_id, None)
-        context.summaries[summary.turn_id] = replace(summary, order=self._order)
+        context.summaries[summary.turn_id] = replace(summary, order=context.newest)
         return True
 
     async def open_calls(self, key: ContextKey, seq: int) -> list[EventRow]:
@@ -531,6 +543,9 @@ class ReferenceStore:
     ) -> UsagePage:
         await asyncio.sleep(0)
         return self._usage.page(tenant, owner, first, last, by, after, limit)
+
+    async def check(self) -> None:
+        await asyncio.sleep(0)
 
     async def close(self) -> None:
         await asyncio.sleep(0)

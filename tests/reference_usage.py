@@ -1,4 +1,4 @@
-"""A UsageStore of a plain list: the port's contract (stores/ports.py) in its shortest form."""
+"""A UsageStore of a plain list: the port's contract (stores/ports) in its shortest form."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from gateway.core.inputs import AssistantInput, ModelInput
 from gateway.core.tokens import Count, Weight, guess
-from gateway.core.turn_inputs import inputs_of
+from gateway.core.turn_inputs import EVERYTHING, inputs_of
 from protocol.frames import DurableEvent, Message, TurnEnd
 
 __all__ = ["Incomplete", "Node", "Thread", "chosen_path"]
@@ -23,15 +23,17 @@ class Incomplete(Exception):
 
 class Node:
     """A turn, or a message without one. `place` rises in the order in which they ended (0: it has not), `previous` is
-    the one that ended before it, on whatever path."""
+    the one that ended before it, on whatever path. While it runs, `reads` is the last steering message that its next
+    step is given."""
 
-    __slots__ = ("_inputs", "_weighed_by", "_weight", "events", "id", "place", "previous")
+    __slots__ = ("_inputs", "_weighed_by", "_weight", "events", "id", "place", "previous", "reads")
 
     def __init__(self, id: str) -> None:
         self.id = id
         self.events: list[DurableEvent] = []
         self.place = 0
         self.previous: Node | None = None
+        self.reads: str | None = EVERYTHING
         self._inputs: list[ModelInput] | None = None
         self._weight = Weight()
         self._weighed_by: Count | None = None
@@ -54,7 +56,7 @@ class Node:
     @property
     def inputs(self) -> list[ModelInput]:
         if self._inputs is None:
-            self._inputs = inputs_of(self.events)
+            self._inputs = inputs_of(self.events, self.reads)
         return self._inputs
 
     def weight(self, count: Count) -> Weight:
@@ -97,6 +99,7 @@ class Thread:
         self._said_in: dict[str, Node] = {}
         self._last: Node | None = None
         self._first: Node | None = None
+        self._reads: dict[str, str | None] = {}  # of the turns that run
 
     def __getitem__(self, id: str) -> Node:
         """The turn, or message without one, of that id. Raises KeyError where it is not loaded."""
@@ -110,6 +113,14 @@ class Thread:
     def last(self) -> Node | None:
         """What ended last."""
         return self._last
+
+    def give(self, turn_id: str, reads: str | None) -> None:
+        """The next step of this turn, which runs, is given the steering messages up to `reads`."""
+        self._reads[turn_id] = reads
+        node = self._nodes.get(turn_id)
+        if node is not None and node.reads != reads:
+            node.reads = reads
+            node.changed()
 
     def newer(self, rows: Iterable[tuple[int, DurableEvent]]) -> None:
         """Take in what was stored since; what is known already is passed over."""
@@ -161,6 +172,10 @@ class Thread:
         node = self._nodes.get(id)
         if node is None:
             node = self._nodes[id] = Node(id)
+            node.reads = self._reads.get(id, EVERYTHING)
+        if isinstance(event, TurnEnd):
+            self._reads.pop(id, None)
+            node.reads = EVERYTHING
         node.changed()
         if isinstance(event, Message):
             self._said_in[event.id] = node

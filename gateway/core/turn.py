@@ -67,7 +67,8 @@ class TurnMachine:
         self._open: StepMessage | None = None
         self._next: tuple[str, int] | None = None
         self._usage: Usage = NO_USAGE
-        self._unread = False
+        self._steered: list[str] = []  # the steering messages, in the order in which they were stored
+        self._read = 0  # how many of them a step was given
         self._called = False
 
     # ---- beginning
@@ -107,25 +108,27 @@ class TurnMachine:
     def _replay(self, events: Sequence[DurableEvent]) -> set[str | None]:
         """Take in what is stored; the ids of finished assistant messages, and None for calls without a message."""
         closed: set[str | None] = {None}
-        steering_after: list[int] = []
         for event in events:
             if isinstance(event, Message) and event.role == "assistant":
                 closed.add(event.id)
-                # What was stored before the step before this one ended was read by this one for sure.
-                steering_after = [step for step in steering_after if step >= self.steps]
+                self._note_read(event.reads)
                 self.steps += 1
                 self._usage += event.usage or NO_USAGE
                 self._called = any(c.event.message_id == event.id for c in self._calls.values())
             elif isinstance(event, Message) and event.id != self._turn_id:
-                steering_after.append(self.steps)
+                self._steered.append(event.id)
             elif isinstance(event, ToolCall):
                 self._calls[event.id] = TurnCall(event)
             elif isinstance(event, ToolApproval):
                 self._calls[event.tool_call_id].decide(event)
             elif isinstance(event, ToolResponse):
                 self._calls[event.tool_call_id].state = CallState.ANSWERED
-        self._unread = bool(steering_after)
         return closed
+
+    def _note_read(self, reads: str | None) -> None:
+        """A step was given the steering messages up to this one."""
+        if reads in self._steered:
+            self._read = max(self._read, self._steered.index(reads) + 1)
 
     def _close_torn(self, message_id: str, live: Written | None, found: Recovered) -> list[Effect]:
         """Close a message whose calls are stored as it stands. Where the log lost the attempt that made them, its
@@ -140,7 +143,9 @@ class TurnMachine:
         self.steps += 1
         self._called = True
         status: MessageStatus = "cancelled" if found.cancelled else "truncated"
-        return [*effects, Store((self._make.message(message_id, text, status, None),))]
+        reads = draft.reads if draft is not None else None
+        self._note_read(reads)
+        return [*effects, Store((self._make.message(message_id, text, status, None, reads=reads),))]
 
     def _cancel_restored(self, live: Written | None) -> list[Effect]:
         """A turn that was cancelled: close what an earlier runner left open, and end."""
@@ -193,7 +198,7 @@ class TurnMachine:
             return [Store((message,)), *self._advance()]
         if error.retryable and opened.retry < self._max_retries:
             opened.retry += 1
-            return [*self._restart(), CallModel(opened.id, opened.retry)]
+            return [*self._restart(), CallModel(opened.id, opened.retry, opened.reads)]
         return self._end("failed", error=error, closing=self._close("failed", None))
 
     def republish(self) -> list[Effect]:
@@ -210,7 +215,7 @@ class TurnMachine:
         opened = self._open
         if opened is None:
             return None
-        return Written(opened.id, opened.attempt, "".join(opened.text))
+        return Written(opened.id, opened.attempt, "".join(opened.text), reads=opened.reads)
 
     # ---- what tools, people and clients do
 
@@ -249,7 +254,7 @@ class TurnMachine:
 
     def steer(self, event: Message) -> list[Effect]:
         """A message for the turn that runs; its next step reads it."""
-        self._unread = True
+        self._steered.append(event.id)
         return [Append(event), *self._advance()]
 
     def cancel(self) -> list[Effect]:
@@ -302,16 +307,18 @@ class TurnMachine:
             parked = all(call.waits for call in pending)
             self._go(Phase.PARKED if parked else Phase.CALLS)
             return [Park()] if parked else []
-        if self._kind == "tool" or not (self.steps == 0 or self._called or self._unread):
+        unread = self._read < len(self._steered)
+        if self._kind == "tool" or not (self.steps == 0 or self._called or unread):
             return self._end("complete")
         if self.steps >= self._max_steps:
             return self._end("max_steps")
         message_id, attempt = self._next or (self._step_id(self.steps), 1)
         self._next = None
-        self._unread = False
-        self._open = StepMessage(message_id, attempt)
+        self._read = len(self._steered)
+        reads = self._steered[-1] if self._steered else None
+        self._open = StepMessage(message_id, attempt, reads)
         self._go(Phase.MODEL)
-        return [Publish(self._make.start(message_id, attempt)), CallModel(message_id, 0)]
+        return [Publish(self._make.start(message_id, attempt)), CallModel(message_id, 0, reads)]
 
     def _restart(self) -> list[Effect]:
         opened = self._open
@@ -336,7 +343,7 @@ class TurnMachine:
         self.steps += 1
         self._called = opened.calls > 0
         self._usage += usage or NO_USAGE
-        return self._make.message(opened.id, "".join(opened.text), status, usage, model)
+        return self._make.message(opened.id, "".join(opened.text), status, usage, model, opened.reads)
 
     def _run(self, call: TurnCall) -> list[Effect]:
         call.state = CallState.RUNNING

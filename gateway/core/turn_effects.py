@@ -42,10 +42,12 @@ class Publish(Struct, frozen=True):
 
 
 class CallModel(Struct, frozen=True):
-    """Begin a step: its message is `message_id`; `retry` counts how often it failed before, for the backoff."""
+    """Begin a step: its message is `message_id`; `retry` counts how often it failed before, for the backoff; `reads`
+    is the last steering message that it is given, None where it is given none."""
 
     message_id: str
     retry: int
+    reads: str | None = None
 
 
 class StopModel(Struct, frozen=True):

@@ -55,9 +55,16 @@ class TurnEvents:
         )
 
     def message(
-        self, message_id: str, text: str, status: MessageStatus, usage: Usage | None, model: str | None = None
+        self,
+        message_id: str,
+        text: str,
+        status: MessageStatus,
+        usage: Usage | None,
+        model: str | None = None,
+        reads: str | None = None,
     ) -> Message:
-        """`model` is the one that answered, where it is another than was asked."""
+        """`model` is the one that answered, where it is another than was asked; `reads` the last steering message that
+        it was given, if any."""
         return Message(
             context_id=self._context_id,
             turn_id=self._turn_id,
@@ -68,6 +75,7 @@ class TurnEvents:
             status=status,
             model=model or self._model,
             usage=usage,
+            reads=reads,
         )
 
     def call(self, message_id: str, tool: str, parameters: dict[str, Any], route: Route) -> ToolCall:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from gateway.core.inputs import AssistantInput, CallInput, ModelInput, TextInput, ToolResultInput
 from protocol.frames import DurableEvent, Message, ToolApproval, ToolCall, ToolResponse
 
-__all__ = ["inputs_of"]
+__all__ = ["EVERYTHING", "inputs_of"]
+
+EVERYTHING: Final = ""
+"""No message has this id: all that was said is read."""
 
 
-def inputs_of(turn: Sequence[DurableEvent]) -> list[ModelInput]:
-    """One turn as the model reads it: each step with its calls, then their answers, then what was said meanwhile.
+def inputs_of(turn: Sequence[DurableEvent], reads: str | None = EVERYTHING) -> list[ModelInput]:
+    """One turn as the model reads it: each step with its calls and their answers, after what was said before it.
 
-    A steering message is read by the step after the one during which it was stored, so it stands between the two. A
-    step begins when the calls of the one before are answered or, where that one made none, when somebody steered.
+    A step's message tells the last steering message that the step was given; what was said later is given to the next
+    one, and stands before that. So what a step is given begins with what the one before was given. `reads` is the last
+    one that the step which is asked for now is given (None: none).
     """
     calls: dict[str | None, list[ToolCall]] = {}
     edits: dict[str, dict[str, Any]] = {}
     answers: dict[str, ToolResponse] = {}
+    said: list[tuple[str, TextInput]] = []
+    steps: list[Message] = []
     for event in turn:
         if isinstance(event, ToolCall):
             calls.setdefault(event.message_id, []).append(event)
@@ -29,38 +35,30 @@ def inputs_of(turn: Sequence[DurableEvent]) -> list[ModelInput]:
             answers[event.tool_call_id] = event
         elif isinstance(event, ToolApproval) and event.parameters is not None:
             edits[event.tool_call_id] = event.parameters
-    inputs: list[ModelInput] = []
-    meanwhile: list[ModelInput] = []
-    answered: set[str] = set()
-    waiting: set[str] = set()  # calls of the step that was closed last, not answered yet
-    begins = True  # whether what is said now begins a step
-    for event in turn:
-        if isinstance(event, ToolResponse):
-            answered.add(event.tool_call_id)
-            if waiting and waiting <= answered:
-                waiting.clear()
-                inputs += meanwhile
-                meanwhile.clear()
-        if not isinstance(event, Message):
-            continue
-        if event.role != "assistant":
-            said = TextInput("system" if event.role == "system" else "user", event.content)
-            (inputs if begins else meanwhile).append(said)
-            begins = False
-            continue
-        made = calls.get(event.id, [])
-        text = event.content if isinstance(event.content, str) else ""
+        elif isinstance(event, Message) and event.role != "assistant":
+            said.append((event.id, TextInput("system" if event.role == "system" else "user", event.content)))
+        elif isinstance(event, Message):
+            steps.append(event)
+    inputs: list[ModelInput] = [text for _, text in said[:1]]
+    given = 1
+    for step in steps:
+        upto = _place(said, step.reads)
+        inputs += [text for _, text in said[given:upto]]
+        given = max(given, upto)
+        made = calls.get(step.id, [])
+        text = step.content if isinstance(step.content, str) else ""
         if text or made:
             inputs.append(
                 AssistantInput(text, tuple(CallInput(c.id, c.tool, edits.get(c.id, c.parameters)) for c in made))
             )
         inputs.extend(_result(call, answers.get(call.id)) for call in made)
-        waiting = {call.id for call in made} - answered
-        begins = not made and not meanwhile
-        if not waiting:
-            inputs += meanwhile
-            meanwhile.clear()
-    return inputs + meanwhile
+    upto = len(said) if reads == EVERYTHING else _place(said, reads)
+    return inputs + [text for _, text in said[given:upto]]
+
+
+def _place(said: Sequence[tuple[str, TextInput]], reads: str | None) -> int:
+    """How many of the messages stand before a step that was given those up to `reads`."""
+    return next((place for place, (id, _) in enumerate(said, 1) if id == reads), 1)
 
 
 def _result(call: ToolCall, answer: ToolResponse | None) -> ToolResultInput:

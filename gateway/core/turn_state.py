@@ -79,13 +79,15 @@ class TurnCall:
 
 
 class StepMessage:
-    """The message that is being written; `retry` counts the failures of the provider."""
+    """The message that is being written; `retry` counts the failures of the provider, `reads` is the last steering
+    message that its step is given."""
 
-    __slots__ = ("attempt", "calls", "id", "reasoning", "retry", "text")
+    __slots__ = ("attempt", "calls", "id", "reads", "reasoning", "retry", "text")
 
-    def __init__(self, id: str, attempt: int) -> None:
+    def __init__(self, id: str, attempt: int, reads: str | None) -> None:
         self.id = id
         self.attempt = attempt
+        self.reads = reads
         self.retry = 0
         self.calls = 0
         self.text: list[str] = []
@@ -99,6 +101,7 @@ class Written(Struct, frozen=True):
     attempt: int
     text: str
     reasoning: str = ""
+    reads: str | None = None
 
 
 class Recovered(Struct, frozen=True, kw_only=True):

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from gateway.active_contexts import ActiveContexts
 from gateway.contexts import Contexts
+from gateway.declared_tools import DeclaredTools
 from gateway.epochs import Epochs
 from gateway.erasure import Erasure
 from gateway.hub import Hub
 from gateway.recorder import Recorder
 from gateway.sessions import Sessions
-from stores.memory import MemoryLog
+from stores.memory import MemoryBus, MemoryCache, MemoryHeartbeats, MemoryLog
 from stores.ports import NotFound, StoreError, Unavailable
 from stores.records import ContextKey, LogBatch
 from stores.sqlite import SqliteStore
@@ -39,8 +41,12 @@ class World:
         self.folder = folder
         self.log = Log()
         self.epochs = Epochs(store, self.log, Recorder(store, self.log).note)
-        contexts = Contexts(store, self.log, self.epochs, Hub(store, self.log, self.epochs))
-        self.erasure = Erasure(contexts, Sessions(store, "here", 60), store)
+        hub, active, bus, cache = Hub(store, self.log, self.epochs), ActiveContexts(store), MemoryBus(), MemoryCache()
+        contexts = Contexts(store, self.log, self.epochs, hub, active, bus)
+        declared = DeclaredTools(store, cache)
+        heartbeats = MemoryHeartbeats()
+        sessions = Sessions(store, "here", 60, bus=bus, cache=cache, heartbeats=heartbeats, tools=declared)
+        self.erasure = Erasure(contexts, sessions, store)
 
     @property
     def traces(self) -> list[str]:

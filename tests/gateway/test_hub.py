@@ -128,7 +128,7 @@ class World:
             context_id=KEY.id, id=id, content=id, role="user", timestamp="2026-01-01T00:00:00.000Z", status="complete"
         )
         await self.store.submit(KEY, NewEvent(id=id, type="message", body=encode(message)), None)
-        await self.epochs.place(KEY, id)
+        await self.epochs.place_row(KEY, id)
 
     async def follow(self, socket: Socket, *, corked: bool = False) -> Reader:
         start = await self.hub.follow(KEY, socket, socket.transcript.cursor)

@@ -135,7 +135,7 @@ async def test_a_close_is_followed_by_a_reconnect_that_loses_no_text(gateway: Ga
             pieces += piece
             if not closed:
                 closed = True
-                await gateway._door.close(1012, 2.0)  # pyright: ignore[reportPrivateUsage]
+                await gateway._parts._door.close(1012, 2.0)  # pyright: ignore[reportPrivateUsage]
         assert answers(client, "chat") == [pieces]
         assert client.session_id == session
         assert client.ready.resumed
@@ -150,7 +150,7 @@ async def hello(channel: Channel) -> None:
 async def test_a_client_that_takes_nothing_costs_itself_only(tmp_path: Path) -> None:
     gateway = gateway_in(tmp_path, delay=0)
     async with gateway.running(), asyncio.timeout(60):
-        channel = gateway._clients.open(ANN)  # pyright: ignore[reportPrivateUsage]
+        channel = gateway._parts.clients.open(ANN)  # pyright: ignore[reportPrivateUsage]
         assert isinstance(channel, InProcessChannel)
         await hello(channel)
         await channel.send(encode(SendMessage(id="m", content="long 20000", context_id="chat", role="user")))
@@ -179,7 +179,7 @@ async def test_a_client_that_takes_nothing_costs_itself_only(tmp_path: Path) -> 
 
 
 async def test_frames_that_are_none_are_answered_as_on_a_socket(gateway: Gateway) -> None:
-    channel = gateway._clients.open(ANN)  # pyright: ignore[reportPrivateUsage]
+    channel = gateway._parts.clients.open(ANN)  # pyright: ignore[reportPrivateUsage]
     await hello(channel)
     await channel.send(b"[]")
     assert b"invalid_frame" in await channel.receive()

@@ -11,7 +11,7 @@ from protocol.codec import encode
 from protocol.frames import Message
 from stores.memory import MemoryLog
 from stores.ports import Unavailable
-from stores.records import ContextKey, LogBatch, NewEvent
+from stores.records import ContextKey, LogBatch, NewEvent, Recorded
 from tests.reference_store import ReferenceStore
 from tests.virtual_time import run_virtually
 
@@ -26,7 +26,7 @@ class Store(ReferenceStore):
         self.away = 0
         self.recorded: list[dict[str, int]] = []
 
-    async def record(self, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> bool:
+    async def record(self, key: ContextKey, epoch: int, seqs: Mapping[str, int]) -> Recorded | None:
         if self.away:
             self.away -= 1
             raise Unavailable("away")
@@ -94,6 +94,28 @@ async def test_what_was_recorded_is_not_recorded_again() -> None:
     world.recorder.note(KEY, 1, seqs)
     assert await world.recorder.flush(KEY)
     assert len(world.store.recorded) == 1
+
+
+async def test_what_is_being_recorded_is_waited_for_and_its_end_is_told_to_both() -> None:
+    world = World()
+    await world.begin()
+    world.recorder.note(KEY, 1, await world.append("a"))
+    first, second = await asyncio.gather(world.recorder.flush(KEY), world.recorder.flush(KEY))
+    assert first is second
+    assert len(world.store.recorded) == 1
+    # What comes after it was recorded is another matter.
+    assert await world.recorder.flush(KEY) is not first
+
+
+async def test_whoever_waits_for_one_that_fails_records_it_again() -> None:
+    world = World()
+    await world.begin()
+    world.recorder.note(KEY, 1, await world.append("a"))
+    world.store.away = 1
+    first, second = await asyncio.gather(world.recorder.flush(KEY), world.recorder.flush(KEY), return_exceptions=True)
+    assert isinstance(first, Unavailable)
+    assert not isinstance(second, BaseException)
+    assert world.seqs() == {"a": 1}
 
 
 async def test_nothing_noted_is_nothing_to_do() -> None:

@@ -1,165 +1,150 @@
+"""Sessions of one instance: what is stored of them, and which of several sockets holds one."""
+
 from __future__ import annotations
 
 import asyncio
+from itertools import product
 
 import msgspec
+import pytest
 
-from gateway.auth.principal import Principal
-from gateway.sessions import Session, Sessions
 from protocol.frames import Hello, ToolSpec
+from stores.ports import Unavailable
 from stores.records import SessionRecord
-
-ALICE, BOB = Principal(tenant="t", subject="alice"), Principal(tenant="t", subject="bob")
-TTL = 100.0
-BROWSER = ToolSpec(name="browser", description="a browser", parameters={"type": "object"})
-
-
-class Store:
-    """A SessionStore of one dictionary, which yields as I/O would."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, SessionRecord] = {}
-
-    async def put_session(self, session: SessionRecord) -> None:
-        await asyncio.sleep(0)
-        self.records[session.id] = session
-
-    async def get_session(self, id: str, now: float) -> SessionRecord | None:
-        await asyncio.sleep(0)
-        record = self.records.get(id)
-        return record if record is not None and record.expires_at > now else None
-
-    async def sessions_of(self, owner: str, now: float) -> list[SessionRecord]:
-        return [record for record in self.records.values() if record.owner == owner]
-
-    async def delete_expired_sessions(self, now: float) -> int:
-        expired = [id for id, record in self.records.items() if record.expires_at <= now]
-        for id in expired:
-            del self.records[id]
-        return len(expired)
-
-
-class World:
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.store = Store()
-        self.sessions = self.instance("one")
-        self.given_up: list[str] = []
-
-    def instance(self, name: str) -> Sessions:
-        return Sessions(self.store, name, TTL, lambda: self.now)
-
-    async def open(
-        self, hello: Hello, *, socket: str = "", principal: Principal = ALICE, at: Sessions | None = None
-    ) -> tuple[Session, bool]:
-        opened = await (self.sessions if at is None else at).open(
-            principal, hello, lambda: self.given_up.append(socket)
-        )
-        assert opened is not None
-        return opened
+from tests.gateway.session_world import ALICE, BOB, BROWSER, TTL, SessionWorld, settled
 
 
 async def test_a_hello_without_a_session_gets_a_new_one_that_is_stored() -> None:
-    world = World()
-    session, resumed = await world.open(Hello())
-    other, _ = await world.open(Hello())
+    world = SessionWorld()
+    session, resumed = await world.open(world.one, Hello())
+    other, _ = await world.open(world.one, Hello())
     assert not resumed
     assert session.id != other.id
     assert session.id.startswith("sess_")
     assert world.store.records[session.id] == SessionRecord(
-        id=session.id, owner=ALICE.owner, attempt=0, expires_at=1100, holder="one"
+        id=session.id, owner=ALICE.owner, attempt=0, expires_at=1100, holder="one/1"
     )
 
 
 async def test_a_session_outlives_its_socket_and_its_instance() -> None:
-    world = World()
-    session, _ = await world.open(Hello(tools=[BROWSER], cursors={"c": None, "d": "1:2"}))
-    world.sessions.close(session)
+    world = SessionWorld()
+    session, _ = await world.open(world.one, Hello(tools=[BROWSER], cursors={"c": None, "d": "1:2"}))
+    world.one.close(session)
     world.now += 50
-    again, resumed = await world.open(Hello(session_id=session.id, attempt=1), at=world.instance("two"))
+    again, resumed = await world.open(world.two, Hello(session_id=session.id, attempt=1))
     assert resumed
     assert again.id == session.id
     assert msgspec.json.decode(again.record.tools, type=list[ToolSpec]) == [BROWSER]
-    assert (again.record.contexts, again.record.holder, again.record.expires_at) == (("c", "d"), "two", 1150)
+    assert (list(again.record.contexts), again.record.holder, again.record.expires_at) == (["c", "d"], "two/1", 1150)
 
 
 async def test_what_a_hello_says_replaces_what_an_earlier_one_said() -> None:
-    world = World()
-    session, _ = await world.open(Hello(tools=[BROWSER], cursors={"c": None}))
-    again, _ = await world.open(Hello(session_id=session.id, tools=[], cursors={}))
+    world = SessionWorld()
+    session, _ = await world.open(world.one, Hello(tools=[BROWSER], cursors={"c": None}))
+    again, _ = await world.open(world.one, Hello(session_id=session.id, tools=[], cursors={}))
     assert (again.record.tools, again.record.contexts) == (b"[]", ())
 
 
 async def test_unknown_expired_and_foreign_sessions_look_the_same() -> None:
-    world = World()
-    foreign, _ = await world.open(Hello(), principal=BOB)
-    expired, _ = await world.open(Hello())
+    world = SessionWorld()
+    foreign, _ = await world.open(world.one, Hello(), principal=BOB)
+    expired, _ = await world.open(world.one, Hello())
     for session in (foreign, expired):
-        world.sessions.close(session)
-    unknown, resumed = await world.open(Hello(session_id="sess_unknown"))
+        world.one.close(session)
+    unknown, resumed = await world.open(world.one, Hello(session_id="sess_unknown"))
     assert not resumed
-    stolen, resumed = await world.open(Hello(session_id=foreign.id))
+    stolen, resumed = await world.open(world.one, Hello(session_id=foreign.id))
     assert not resumed
     world.now += TTL
-    late, resumed = await world.open(Hello(session_id=expired.id))
+    late, resumed = await world.open(world.one, Hello(session_id=expired.id))
     assert not resumed
     assert len({foreign.id, expired.id, unknown.id, stolen.id, late.id, "sess_unknown"}) == 6
     assert world.store.records[foreign.id].owner == BOB.owner
 
 
 async def test_a_stranger_closes_nobodys_socket() -> None:
-    world = World()
-    session, _ = await world.open(Hello(), socket="alice")
-    await world.open(Hello(session_id=session.id, attempt=9), principal=BOB)
+    world = SessionWorld()
+    session, _ = await world.open(world.one, Hello(), "alice")
+    await world.open(world.one, Hello(session_id=session.id, attempt=9), principal=BOB)
     assert world.given_up == []
 
 
 async def test_a_later_attempt_takes_the_session_and_an_earlier_one_is_refused() -> None:
-    world = World()
-    session, _ = await world.open(Hello(attempt=1), socket="first")
-    hello = Hello(session_id=session.id, attempt=3)
-    third, resumed = await world.open(hello, socket="third")
+    world = SessionWorld()
+    session, _ = await world.open(world.one, Hello(attempt=1), "first")
+    third, resumed = await world.open(world.one, Hello(session_id=session.id, attempt=3), "third")
     assert resumed
     assert world.given_up == ["first"]
-    late = Hello(session_id=session.id, attempt=2)
-    assert await world.sessions.open(ALICE, late, lambda: None) is None
+    assert await world.ask(world.one, Hello(session_id=session.id, attempt=2)) is None
     assert world.given_up == ["first"]
     assert world.store.records[session.id] == third.record
-    assert len(world.sessions) == 1
+    assert len(world.one) == 1
 
 
 async def test_a_hello_without_an_attempt_counts_as_the_latest() -> None:
-    world = World()
-    session, _ = await world.open(Hello(attempt=4), socket="first")
-    again, _ = await world.open(Hello(session_id=session.id))
+    world = SessionWorld()
+    session, _ = await world.open(world.one, Hello(attempt=4), "first")
+    again, _ = await world.open(world.one, Hello(session_id=session.id))
     assert world.given_up == ["first"]
     assert again.record.attempt == 4
 
 
-async def test_of_two_sockets_at_once_one_is_left() -> None:
-    world = World()
-    session, _ = await world.open(Hello())
-    world.sessions.close(session)
-    hello = Hello(session_id=session.id, attempt=1)
-    await asyncio.gather(world.open(hello, socket="a"), world.open(hello, socket="b"))
-    assert len(world.given_up) == 1
-    assert len(world.sessions) == 1
+POINTS = [
+    "cache.get session",
+    "heartbeats.alive",
+    "cache.take session",
+    "store.take",
+    "store.take-done",
+    "cache.set session",
+    "bus.publish",
+    "cache.set tools",
+]
+
+
+@pytest.mark.parametrize(("point", "attempts"), list(product(POINTS, [(1, 2), (2, 1), (1, 1)])))
+async def test_of_two_sockets_at_once_one_is_left(point: str, attempts: tuple[int, int]) -> None:
+    world = SessionWorld()
+    async with world.running():
+        session, _ = await world.open(world.two, Hello(tools=[BROWSER]), "before")
+        world.calls.stop_at = point
+        hellos = [Hello(session_id=session.id, attempt=attempt) for attempt in attempts]
+        first = asyncio.create_task(world.ask(world.one, hellos[0], "a"))
+        await world.calls.stopped.wait()
+        second = asyncio.create_task(world.ask(world.one, hellos[1], "b"))
+        await settled()
+        world.calls.go_on.set()
+        opened = {"a": await first, "b": await second}
+        await settled()
+        left = [name for name, answer in opened.items() if answer is not None and name not in world.given_up]
+        assert left in (["a"], ["b"])
+        kept = opened[left[0]]
+        assert kept is not None
+        assert kept[0].record.attempt == max(attempts)
+        assert world.holder(session) == kept[0].record.holder
+        assert (len(world.one), len(world.two)) == (1, 0)
+        assert "before" in world.given_up
+        await kept[0].follow("c")
+        assert left[0] not in world.given_up
 
 
 async def test_the_socket_that_lost_the_session_does_not_close_it_for_the_other() -> None:
-    world = World()
-    first, _ = await world.open(Hello())
-    second, _ = await world.open(Hello(session_id=first.id, attempt=1))
-    world.sessions.close(first)
-    assert len(world.sessions) == 1
-    world.sessions.close(second)
-    world.sessions.close(second)
-    assert len(world.sessions) == 0
+    world = SessionWorld()
+    first, _ = await world.open(world.one, Hello())
+    second, _ = await world.open(world.one, Hello(session_id=first.id, attempt=1))
+    world.one.close(first)
+    await world.one.flush()
+    assert len(world.one) == 1
+    assert world.holder(first) == "one/2"
+    world.one.close(second)
+    world.one.close(second)
+    await world.one.flush()
+    assert len(world.one) == 0
+    assert world.holder(first) is None
 
 
 async def test_what_a_session_follows_is_stored_at_once() -> None:
-    world = World()
-    session, _ = await world.open(Hello())
+    world = SessionWorld()
+    session, _ = await world.open(world.one, Hello())
     await asyncio.gather(session.follow("a"), session.follow("b"), session.follow("a"))
     assert set(world.store.records[session.id].contexts) == {"a", "b"}
     await session.unfollow("a")
@@ -168,10 +153,89 @@ async def test_what_a_session_follows_is_stored_at_once() -> None:
 
 
 async def test_a_sweep_deletes_what_has_expired() -> None:
-    world = World()
-    await world.open(Hello())
+    world = SessionWorld()
+    await world.open(world.one, Hello())
     world.now += TTL / 2
-    kept, _ = await world.open(Hello())
+    kept, _ = await world.open(world.one, Hello())
     world.now += TTL / 2
-    assert await world.sessions.sweep() == 1
+    assert await world.one.sweep() == 1
     assert set(world.store.records) == {kept.id}
+
+
+# ---- what fails
+
+
+@pytest.mark.parametrize("point", [*POINTS, "store.get"])
+async def test_a_hello_that_fails_somewhere_holds_nothing_and_may_be_said_again(point: str) -> None:
+    world = SessionWorld()
+    async with world.running():
+        session, _ = await world.open(world.two, Hello(tools=[BROWSER], cursors={"c": None}))
+        if point == "store.get":
+            await world.cache.take(f"session:{session.id}")
+        hello = Hello(session_id=session.id, attempt=2)
+        world.calls.away.add(point)
+        with pytest.raises(Unavailable):
+            await world.ask(world.one, hello, "failed")
+        assert len(world.one) == 0
+        world.calls.away.clear()
+        again, resumed = await world.open(world.one, hello, "again")
+        await settled()
+        assert resumed
+        assert (list(again.record.contexts), world.holder(session)) == (["c"], again.record.holder)
+        assert "again" not in world.given_up
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_hello_whose_socket_goes_meanwhile_holds_nothing(point: str) -> None:
+    world = SessionWorld()
+    async with world.running():
+        session, _ = await world.open(world.two, Hello(tools=[BROWSER]))
+        world.calls.stop_at = point
+        asking = asyncio.create_task(world.ask(world.one, Hello(session_id=session.id, attempt=5)))
+        await world.calls.stopped.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        await settled()
+        assert len(world.one) == 0
+        # Also a lower attempt is welcome: nobody stands in its way any more, but perhaps the one before.
+        world.two.close(session)
+        await settled()
+        _, resumed = await world.open(world.one, Hello(session_id=session.id, attempt=1))
+        assert resumed
+
+
+async def test_a_session_that_was_left_while_the_store_is_away_is_an_obstacle_until_its_instance_ends() -> None:
+    world = SessionWorld()
+    async with world.running():
+        session, _ = await world.open(world.one, Hello(attempt=5))
+        world.calls.away.add("store.leave")
+        world.one.close(session)
+        await settled()
+        world.calls.away.clear()
+        lower = Hello(session_id=session.id, attempt=1)
+        assert await world.ask(world.two, lower) is None
+        await world.heartbeats.stop("one")
+        assert await world.ask(world.two, lower) is not None
+
+
+async def test_a_bus_that_is_away_is_waited_for() -> None:
+    world = SessionWorld()
+    listen, tries = world.bus.listen, 0
+
+    async def away(*args: object) -> object:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise Unavailable("away")
+        return await listen(*args)  # type: ignore[arg-type]
+
+    world.bus.listen = away  # type: ignore[method-assign,assignment]
+    running = asyncio.create_task(world.one.run())
+    try:
+        async with asyncio.timeout(5):
+            while len(world.bus) < 2:
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    assert len(world.bus) == 0

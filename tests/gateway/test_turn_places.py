@@ -27,7 +27,7 @@ def _message(id: str, turn_id: str | None) -> NewEvent:
 async def _submit(world: World, id: str, *, place: bool) -> None:
     await world.store.submit(KEY, _message(id, id), NewTurn(id=id, kind="message", request=b"{}"))
     if place:
-        await world.epochs.place(KEY, id)
+        await world.epochs.place_row(KEY, id)
 
 
 def _receipt(*, duplicate: bool, turn_id: str | None, epoch: int | None = None, seq: int | None = None) -> Receipt:
@@ -64,7 +64,7 @@ def test_what_the_log_has_not_been_told_yet_comes_after_its_head() -> None:
         place = await places.find(_receipt(duplicate=False, turn_id="u1"), "u1")
         assert place.before == Cursor(1, 2)
         assert await places.events(place, 1, 2) == []
-        await world.epochs.place(KEY, "u1")
+        await world.epochs.place_row(KEY, "u1")
         assert len(await places.events(place, 1, 3) or ()) == 1
 
     hubbing(test)

@@ -11,6 +11,8 @@ import pytest
 from gateway.active_contexts import ActiveContexts
 from gateway.assembly import Assembler, Prompt
 from gateway.core.policy import Policy
+from gateway.core.stored_turn import StoredTurn
+from gateway.declared_tools import DeclaredTools
 from gateway.models.openai import OpenAIModel
 from gateway.models.port import Finish, TextPiece
 from gateway.routing import Routes
@@ -20,6 +22,7 @@ from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
 from gateway.turn_request import TurnRequest, encode_request
 from protocol.frames import Message, TurnEnd, Usage
+from stores.memory import MemoryCache
 from stores.records import ContextKey, NewTurn
 from stores.sqlite import SqliteStore
 
@@ -55,7 +58,7 @@ async def test_after_ten_turns_the_estimate_is_within_two_percent(base_url: str,
         "local", MODEL, None, base_url, context_window=CONTEXT_WINDOW, max_tokens=48, extra={"stop": [STOP]}
     )
     store = await SqliteStore.open(tmp_path / "store.db")
-    routes = Routes(ToolRegistry(()), ToolRunner(), Policy({}), store)
+    routes = Routes(ToolRegistry(()), ToolRunner(), Policy({}), DeclaredTools(store, MemoryCache()))
     assembler = Assembler(ActiveContexts(store), {"local": model}, routes)
     request = TurnRequest(tenant="t", subject="ann", roles=None, model="local", tools=())
 
@@ -65,7 +68,7 @@ async def test_after_ten_turns_the_estimate_is_within_two_percent(base_url: str,
         await store.submit(KEY, asked, NewTurn(id=turn_id, kind="message", request=encode_request(request)))
         claimed = await store.claim(KEY, turn_id, "inst", 0)
         assert claimed is not None
-        prompt = await assembler.assemble(claimed, request)
+        prompt = await assembler.assemble(claimed.rows.turn, request, StoredTurn(claimed))
         said, usage = "", None
         async for piece in model.stream(prompt.request):
             if isinstance(piece, TextPiece):
@@ -75,7 +78,7 @@ async def test_after_ten_turns_the_estimate_is_within_two_percent(base_url: str,
         assert usage is not None
         answer = _message(f"a{number}", turn_id, said, role="assistant", usage=usage)
         end = TurnEnd(context_id=KEY.id, turn_id=turn_id, status="complete", steps=1, usage=usage)
-        await store.end_turn(KEY, turn_id, claimed.fence, [new_event(answer), new_event(end)], 1 << 62)
+        await store.end_turn(KEY, turn_id, claimed.rows.turn.fence, [new_event(answer), new_event(end)], 1 << 62)
         await store.record(
             KEY,
             (await _epoch(store)),

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from stores.ports import ContextStore
+from stores.postgres import PostgresStore
 from stores.records import ContextKey, EventRow, NewCall, NewEvent, NewTurn, NewUsage, Turn, TurnRows
+from stores.sharded import ShardedStore
 from stores.sqlite import SqliteStore
 from tests.reference_store import ReferenceStore
+from tests.servers.postgres import database
 
 __all__ = [
     "ALL",
@@ -24,7 +27,10 @@ __all__ = [
     "epoch_of",
     "ids",
     "message",
+    "open_mixed",
+    "open_postgres",
     "open_reference",
+    "open_sharded",
     "open_sqlite",
     "response",
     "rows_of",
@@ -61,6 +67,34 @@ async def open_sqlite(folder: Path, clock: Callable[[], float]) -> AsyncGenerato
         yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def open_postgres(folder: Path, clock: Callable[[], float]) -> AsyncGenerator[PostgresStore]:
+    async with database() as url:
+        store = await PostgresStore.open(url, clock=clock)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+@asynccontextmanager
+async def open_sharded(folder: Path, clock: Callable[[], float]) -> AsyncGenerator[ShardedStore]:
+    store = ShardedStore(
+        {f"shard{number}": await SqliteStore.open(folder / f"{number}.db", clock=clock) for number in range(3)}
+    )
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def open_mixed(folder: Path, clock: Callable[[], float]) -> AsyncGenerator[ShardedStore]:
+    """Shards of different kinds, and an order of their names that is not that of their places."""
+    async with open_sqlite(folder, clock) as file, open_postgres(folder, clock) as database:
+        yield ShardedStore({"b": file, "a": database})
 
 
 @asynccontextmanager
@@ -139,7 +173,7 @@ async def running(store: ContextStore, key: ContextKey, turn_id: str = "a", runn
     await submitted(store, key, turn_id)
     claimed = await store.claim(key, turn_id, runner, 0)
     assert claimed is not None
-    return claimed
+    return claimed.rows.turn
 
 
 async def ended(store: ContextStore, key: ContextKey, turn_id: str = "a") -> Turn:

@@ -1,20 +1,17 @@
-"""The contract of EventLog (stores/ports.py): every adapter passes it."""
+"""The contract of EventLog (stores/ports/log.py): every adapter passes it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from itertools import count
 
 import pytest
 
+from gateway.servers.valkey import ValkeyServer
 from protocol.codec import decode_event, encode
 from protocol.frames import (
     Delta,
-    Event,
-    Message,
-    MessageStart,
     ToolCall,
     ToolProgress,
     ToolResponse,
@@ -24,9 +21,13 @@ from protocol.frames import (
 from stores.memory import MemoryLog
 from stores.ports import EpochOver, EventLog, StaleFence, StoreError
 from stores.records import ContextKey, Entry, Head, LogBatch, LogEvent, OpenMessage, Progress, Publication
+from stores.redis_hot import RedisHot
+from tests.servers.hot import running
+from tests.servers.valkey import fresh_prefix
+from tests.stores.log_events import A, append, batch, live, said, start, text
 from tests.stores.received import Received
 
-A, B = ContextKey("t/s", "conv_a"), ContextKey("t/s", "conv_b")
+B = ContextKey("t/s", "conv_b")
 NO_USAGE = Usage(input_tokens=0, output_tokens=0)
 ALL = 1 << 20
 
@@ -39,55 +40,24 @@ async def memory_log(max_bytes: int) -> AsyncGenerator[EventLog]:
     yield MemoryLog(max_bytes=max_bytes)
 
 
-@pytest.fixture(params=[memory_log], ids=["memory"])
+@pytest.fixture(params=["memory", "valkey"])
 def open_log(request: pytest.FixtureRequest) -> OpenLog:
-    return request.param
+    if request.param == "memory":
+        return memory_log
+    server: ValkeyServer = request.getfixturevalue("valkey")
+
+    @asynccontextmanager
+    async def valkey_log(max_bytes: int) -> AsyncGenerator[EventLog]:
+        async with running(RedisHot(server.url, prefix=fresh_prefix(), max_bytes=max_bytes)) as hot:
+            yield hot.log
+
+    return valkey_log
 
 
 @pytest.fixture
 async def log(open_log: OpenLog) -> AsyncGenerator[EventLog]:
     async with open_log(1 << 20) as opened:
         yield opened
-
-
-_writers = count(1)
-
-
-def live(event: Event) -> LogEvent:
-    return LogEvent(event=event, body=encode(event))
-
-
-def text(words: str, id: str = "m1") -> LogEvent:
-    return live(Delta(context_id="conv_a", turn_id="t1", message_id=id, text=words))
-
-
-def start(id: str = "m1", attempt: int = 1, turn: str = "t1") -> LogEvent:
-    return live(MessageStart(context_id="conv_a", turn_id=turn, id=id, role="assistant", model="m", attempt=attempt))
-
-
-def said(id: str) -> LogEvent:
-    event = Message(
-        context_id="conv_a", id=id, content=id, role="assistant", timestamp="now", status="complete", turn_id="t1"
-    )
-    return LogEvent(event=event, body=encode(event), id=id)
-
-
-def batch(
-    *events: LogEvent,
-    key: ContextKey = A,
-    epoch: int = 1,
-    writer: str | None = None,
-    turn: str | None = None,
-    fence: int = 0,
-) -> LogBatch:
-    name = writer or f"w{next(_writers)}"
-    return LogBatch(key=key, epoch=epoch, writer=name, events=events, turn_id=turn, fence=fence)
-
-
-async def append(log: EventLog, *events: LogEvent, key: ContextKey = A, epoch: int = 1) -> dict[str, int]:
-    (answer,) = await log.append([batch(*events, key=key, epoch=epoch)])
-    assert isinstance(answer, dict)
-    return answer
 
 
 async def refused(log: EventLog, refused_batch: LogBatch) -> StoreError:
@@ -151,6 +121,13 @@ async def test_what_was_dropped_is_gone(log: EventLog) -> None:
     await log.drop(B)
     assert await log.head(A) is None
     assert await log.begin(A, 2, 0)
+
+
+async def test_heads_of_many_logs_come_in_the_order_asked(log: EventLog) -> None:
+    await log.begin(A, 3, 40)
+    assert await log.heads([B, A, A]) == [None, Head(3, 40), Head(3, 40)]
+    assert await log.heads([]) == []
+    await log.check()
 
 
 # ---- appending

@@ -1,4 +1,4 @@
-"""The contracts of Bus, Heartbeats and Cache (stores/ports.py): every adapter passes them."""
+"""The contracts of Bus, Heartbeats and Cache (stores/ports): every adapter passes them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 from msgspec import Struct
 
+from gateway.servers.valkey import ValkeyServer
 from stores.memory import MemoryBus, MemoryCache, MemoryHeartbeats
 from stores.ports import Bus, Cache, Heartbeats
+from stores.redis_cache import RedisCache
+from stores.redis_hot import RedisHot
+from tests.servers.hot import running
+from tests.servers.valkey import age_heartbeats, fresh_prefix
 from tests.stores.received import Received
+from tests.stores.redis_clients import expire_sooner, open_client
 
 
 class Ports(Struct):
@@ -23,11 +29,11 @@ class Ports(Struct):
     wait: Callable[[float], None]
 
 
-OpenPorts = Callable[[], AbstractAsyncContextManager[Ports]]
+OpenPorts = Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Ports]]
 
 
 @asynccontextmanager
-async def memory_ports() -> AsyncGenerator[Ports]:
+async def memory_ports(request: pytest.FixtureRequest) -> AsyncGenerator[Ports]:
     now = 0.0
 
     def wait(seconds: float) -> None:
@@ -40,10 +46,33 @@ async def memory_ports() -> AsyncGenerator[Ports]:
     yield Ports(MemoryBus(), MemoryHeartbeats(clock), MemoryCache(clock=clock), wait)
 
 
-@pytest.fixture(params=[memory_ports], ids=["memory"])
+@asynccontextmanager
+async def redis_ports(request: pytest.FixtureRequest) -> AsyncGenerator[Ports]:
+    valkey: ValkeyServer = request.getfixturevalue("valkey")
+    prefix = fresh_prefix()
+    now = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        expire_sooner(valkey.url, prefix, seconds)
+        age_heartbeats(valkey.url, prefix, seconds)
+
+    def clock() -> float:
+        return now
+
+    hot = RedisHot(valkey.url, prefix=prefix, clock=clock)
+    async with running(hot), open_client(valkey.url) as client:
+        # It judges when it was answered without break for one TTL.
+        assert await hot.heartbeats.alive() is None
+        wait(5)
+        yield Ports(hot.bus, hot.heartbeats, RedisCache(client, prefix=prefix), wait)
+
+
+@pytest.fixture(params=[memory_ports, redis_ports], ids=["memory", "redis"])
 async def ports(request: pytest.FixtureRequest) -> AsyncGenerator[Ports]:
     open_ports: OpenPorts = request.param
-    async with open_ports() as opened:
+    async with open_ports(request) as opened:
         yield opened
 
 
@@ -134,3 +163,24 @@ async def test_one_of_many_takers_gets_the_value(ports: Ports) -> None:
     await cache.set("a", b"1", 5)
     ports.wait(6)
     assert await cache.take("a") is None
+
+
+async def test_keys_and_values_are_anything(ports: Ports) -> None:
+    cache = ports.cache
+    keys = ["", "a", "a ", "{a}", "a:b", "é" * 5000, "\0"]
+    for place, key in enumerate(keys):
+        await cache.set(key, b"\0\xff\r\n" * place, 5)
+    assert [await cache.get(key) for key in keys] == [b"\0\xff\r\n" * place for place in range(len(keys))]
+    # What is empty is there all the same.
+    assert not await cache.add("", b"1", 5)
+    assert await cache.take("") == b""
+    assert await cache.take("") is None
+
+
+async def test_times_shorter_than_a_second_are_kept_too(ports: Ports) -> None:
+    cache = ports.cache
+    await cache.set("a", b"1", 4.5)
+    ports.wait(4.4)
+    assert await cache.get("a") is not None
+    ports.wait(0.2)
+    assert await cache.get("a") is None

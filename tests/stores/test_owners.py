@@ -1,4 +1,4 @@
-"""The contract of OwnerStore (stores/ports.py): all that one has is handed out whole, and erased without a trace."""
+"""The contract of OwnerStore (stores/ports): all that one has is handed out whole, and erased without a trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stores import sqlite_file
 from stores.ports import ContextStore, KeyStore, OwnerStore, SessionStore
 from stores.records import ContextKey, EventRow, KeyRecord, NewEvent, SessionRecord
 from stores.sqlite import SqliteStore
-from tests.stores.context_stores import Clock, epoch_of, ids, message, open_sqlite
+from tests.stores.context_stores import Clock, epoch_of, ids, message, open_postgres, open_sharded, open_sqlite
 
 ANN, BOB = "t/ann", "t/bob"
 KEY = ContextKey(ANN, "c")
@@ -25,7 +25,7 @@ class Store(ContextStore, SessionStore, KeyStore, OwnerStore, Protocol):
     """What an adapter implements."""
 
 
-@pytest.fixture(params=[open_sqlite], ids=["sqlite"])
+@pytest.fixture(params=[open_sqlite, open_sharded, open_postgres], ids=["sqlite", "sharded", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[Store]:
     async with request.param(tmp_path, clock) as opened:
         yield opened
@@ -105,6 +105,8 @@ async def test_a_deleted_context_leaves_the_lists_of_its_owners_sessions(store: 
     await store.delete_context(KEY)
     assert [session.contexts for session in await store.all_sessions(ANN)] == [("other", 'odd"c')]
     assert [session.contexts for session in await store.all_sessions(BOB)] == [("c", "other", 'odd"c')]
+    assert await store.delete_context(ContextKey(ANN, "other")) is False
+    assert [session.contexts for session in await store.all_sessions(ANN)] == [('odd"c',)]
 
 
 # ---- erasing
@@ -133,6 +135,8 @@ async def stuff(store: Store, contexts: int, messages: int) -> None:
                 group.create_task(store.record(key, epoch, {id: highest + place for place, id in enumerate(rows, 1)}))
 
 
+# SQLite alone: other processes' files are not the store's to clean (stores/postgres_scrub.py).
+@pytest.mark.parametrize("store", [open_sqlite], ids=["sqlite"], indirect=True)
 async def test_after_a_scrub_nothing_of_what_was_deleted_is_on_the_disk(store: Store, tmp_path: Path) -> None:
     contexts = 12
     await stuff(store, contexts, 60)
@@ -147,6 +151,7 @@ async def test_after_a_scrub_nothing_of_what_was_deleted_is_on_the_disk(store: S
     assert len((await store.history(ContextKey(ANN, f"c{contexts - 1}"), None, 1000)).rows) == 60
 
 
+@pytest.mark.parametrize("store", [open_sqlite], ids=["sqlite"], indirect=True)
 async def test_many_scrubs_at_once_while_others_write_and_read(store: Store, tmp_path: Path) -> None:
     async def one(number: int) -> None:
         key = ContextKey(ANN, f"c{number}")

@@ -1,10 +1,11 @@
-"""The contract of SearchStore (stores/ports.py): every adapter passes it."""
+"""The contract of SearchStore (stores/ports): every adapter passes it."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from stores.ports import ContextStore, SearchStore
 from stores.records import ContextKey, NewEvent, SearchHit
 from stores.search_text import parse_query, terms_of
 from stores.sqlite import SqliteStore
-from tests.stores.context_stores import Clock, epoch_of, open_sqlite
+from tests.stores.context_stores import Clock, epoch_of, open_postgres, open_sharded, open_sqlite
 
 ANN, BOB = "t/ann", "t/bob"
 NOW = rfc3339(datetime(2026, 1, 1, tzinfo=UTC))
@@ -32,7 +33,7 @@ class Store(ContextStore, SearchStore, Protocol):
     """What an adapter implements."""
 
 
-@pytest.fixture(params=[open_sqlite], ids=["sqlite"])
+@pytest.fixture(params=[open_sqlite, open_sharded, open_postgres], ids=["sqlite", "sharded", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[Store]:
     async with request.param(tmp_path, clock) as opened:
         yield opened
@@ -182,21 +183,6 @@ async def test_a_message_that_comes_twice_is_found_once(store: Store) -> None:
     assert names(await find(store, "onc")) == ["c m1"]
 
 
-async def test_a_call_looks_through_a_bounded_amount(
-    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_search, "_BYTES", 3000)
-    await say(store, ContextKey(ANN, "last"), "m", "needle")
-    for number in range(7):
-        clock.now += 1
-        await say(store, ContextKey(ANN, f"c{number}"), "m", "hay")
-    page, after = await store.search(ANN, "needle", None, 10)
-    assert page == []
-    assert after is not None
-    assert names(await find(store, "needle")) == ["last m"]
-    assert len(await find(store, "hay", limit=2)) == 7
-
-
 HOSTILE = [
     '"',
     "''",
@@ -256,10 +242,13 @@ def _holds(text: str, query: str) -> bool:
     )
 
 
-async def _agree(folder: Path, steps: list[Any], queries: list[str]) -> None:
+OpenBoth = Callable[[Path, Clock], AbstractAsyncContextManager[Store]]
+
+
+async def _agree(open_store: OpenBoth, folder: Path, steps: list[Any], queries: list[str]) -> None:
     clock = Clock()
     plain: dict[ContextKey, tuple[float, str, list[tuple[str, str]]]] = {}
-    async with open_sqlite(folder, clock) as store:
+    async with open_store(folder, clock) as store:
         for number, (act, key, text) in enumerate(steps):
             clock.now += 1
             _, title, messages = plain.get(key, (clock.now, "", list[tuple[str, str]]()))
@@ -284,12 +273,13 @@ async def _agree(folder: Path, steps: list[Any], queries: list[str]) -> None:
                     assert names(await find(store, query, owner, limit)) == expected
 
 
+@pytest.mark.parametrize("open_store", [open_sqlite, open_postgres])
 @settings(max_examples=50, deadline=None)
 @given(st.lists(STEPS, max_size=30), st.lists(st.sampled_from([*WORDS, "ti", "京", "tide gat", "of tid"]), max_size=4))
 def test_it_finds_what_a_plain_search_finds(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[Any], queries: list[str]
+    tmp_path_factory: pytest.TempPathFactory, open_store: OpenBoth, steps: list[Any], queries: list[str]
 ) -> None:
-    asyncio.run(_agree(tmp_path_factory.mktemp("store"), steps, queries))
+    asyncio.run(_agree(open_store, tmp_path_factory.mktemp("store"), steps, queries))
 
 
 # ---- SQLite's own
@@ -350,3 +340,19 @@ async def test_contexts_without_texts_use_up_a_call_too(tmp_path: Path, clock: C
         clock.now = 1.0
         await say(store, ContextKey(ANN, "oldest"), "m", "tide")
         assert names(await find(store, "tide")) == ["oldest m"]
+
+
+async def test_a_call_looks_through_a_bounded_amount(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_search, "_BYTES", 3000)
+    async with open_sqlite(tmp_path, clock) as store:
+        await say(store, ContextKey(ANN, "last"), "m", "needle")
+        for number in range(7):
+            clock.now += 1
+            await say(store, ContextKey(ANN, f"c{number}"), "m", "hay")
+        page, after = await store.search(ANN, "needle", None, 10)
+        assert page == []
+        assert after is not None
+        assert names(await find(store, "needle")) == ["last m"]
+        assert len(await find(store, "hay", limit=2)) == 7

@@ -1,4 +1,4 @@
-"""The contracts of SessionStore and KeyStore (stores/ports.py): every adapter passes them."""
+"""The contracts of SessionStore and KeyStore (stores/ports): every adapter passes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from stores.ports import KeyStore, SessionStore
 from stores.records import KeyRecord, SessionRecord
-from tests.stores.context_stores import Clock, open_sqlite
+from tests.stores.context_stores import Clock, open_postgres, open_sharded, open_sqlite
 
 
 class Store(SessionStore, KeyStore, Protocol):
@@ -23,7 +23,7 @@ class Store(SessionStore, KeyStore, Protocol):
 OpenBoth = Callable[[Path, Clock], AbstractAsyncContextManager[Store]]
 
 
-@pytest.fixture(params=[open_sqlite], ids=["sqlite"])
+@pytest.fixture(params=[open_sqlite, open_sharded, open_postgres], ids=["sqlite", "sharded", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Store]:
     open_store: OpenBoth = request.param
     async with open_store(tmp_path, Clock()) as opened:
@@ -86,6 +86,87 @@ async def test_of_an_owners_sessions_the_last_put_comes_first(store: Store) -> N
     for name in ("s2", "s1", "s3", "s1", "s2"):
         await store.put_session(session(name))
     assert [found.id for found in await store.sessions_of("t/ann", 0)] == ["s2", "s1", "s3"]
+    await store.take_session(session("s3"), 0)
+    assert [found.id for found in await store.sessions_of("t/ann", 0)] == ["s3", "s2", "s1"]
+
+
+# ---- sessions and who holds them
+
+
+def held(by: str | None, attempt: int = 1, *, expires_at: float = 50) -> SessionRecord:
+    return replace(session("s1", expires_at=expires_at), holder=by, attempt=attempt)
+
+
+async def test_an_attempt_that_is_not_lower_takes_the_session(store: Store) -> None:
+    for taken in (held("one/1", 3), held("two/1", 3), held("one/2", 4)):
+        assert await store.take_session(taken, 10) is True
+        assert await store.get_session("s1", 10) == taken
+
+
+async def test_a_lower_attempt_takes_no_session_that_is_held(store: Store) -> None:
+    newest = held("one/1", 3)
+    await store.take_session(newest, 10)
+    for gone in (None, "one/2", "one", ""):
+        assert await store.take_session(held("two/1", 2), 10, gone) is False
+    assert await store.get_session("s1", 10) == newest
+
+
+async def test_a_lower_attempt_takes_a_session_whose_holder_is_gone_or_that_nobody_holds(store: Store) -> None:
+    await store.take_session(held("one/1", 3), 10)
+    assert await store.take_session(held("two/1", 2), 10, "one/1") is True
+    assert await store.get_session("s1", 10) == held("two/1", 2)
+    await store.leave_session("s1", "two/1")
+    assert await store.take_session(held("one/2", 0), 10) is True
+    assert await store.get_session("s1", 10) == held("one/2", 0)
+
+
+async def test_a_lower_attempt_takes_a_session_that_has_expired(store: Store) -> None:
+    await store.take_session(held("one/1", 3, expires_at=50), 10)
+    assert await store.take_session(held("two/1", 2, expires_at=90), 49.9) is False
+    assert await store.take_session(held("two/1", 2, expires_at=90), 50) is True
+
+
+async def test_of_many_attempts_at_once_the_highest_holds_the_session(store: Store) -> None:
+    attempts = [7, 2, 9, 1, 8, 3]
+    taken = await asyncio.gather(*(store.take_session(held(f"one/{n}", n), 10) for n in attempts))
+    assert taken[attempts.index(9)] is True
+    assert await store.get_session("s1", 10) == held("one/9", 9)
+
+
+async def test_only_its_holder_changes_a_session(store: Store) -> None:
+    await store.take_session(held("one/1", 3), 10)
+    changed = replace(held("one/1", 3), contexts=("c",))
+    assert await store.put_session(changed) is True
+    for other in ("two/1", "one/2", None):
+        assert await store.put_session(replace(held(other, 9), contexts=("d",))) is False
+    assert await store.get_session("s1", 10) == changed
+
+
+async def test_a_session_that_is_not_stored_or_that_nobody_holds_is_put(store: Store) -> None:
+    assert await store.put_session(held("one/1")) is True
+    await store.leave_session("s1", "one/1")
+    assert await store.put_session(held("two/1")) is True
+    assert await store.get_session("s1", 10) == held("two/1")
+
+
+async def test_whoever_lost_a_session_does_not_put_it_any_more(store: Store) -> None:
+    await store.take_session(held("one/1", 1), 10)
+    await store.take_session(held("two/1", 2), 10)
+    assert await store.put_session(held("one/1", 1)) is False
+    await store.leave_session("s1", "one/1")
+    assert await store.get_session("s1", 10) == held("two/1", 2)
+
+
+async def test_leaving_changes_nothing_but_the_holder(store: Store) -> None:
+    whole = replace(held("one/1", 3), contexts=("b", "a"))
+    await store.take_session(session("s0"), 10)
+    await store.take_session(whole, 10)
+    await store.take_session(session("s2"), 10)
+    for holder in ("one", "one/1", "one/1", "two/1"):
+        await store.leave_session("s1", holder)
+    await store.leave_session("unknown", "one/1")
+    assert await store.get_session("s1", 10) == replace(whole, holder=None)
+    assert [found.id for found in await store.sessions_of("t/ann", 0)] == ["s2", "s1", "s0"]
 
 
 async def test_expired_sessions_are_deleted_and_counted(store: Store) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stores import sqlite_file
 from stores.connect import StoreUrlError, migrate, open_store
 from stores.ports import Busy, Unavailable
 from stores.records import ContextKey, NewEvent, NewTurn
@@ -59,7 +60,7 @@ async def test_two_that_open_a_new_file_at_once(tmp_path: Path) -> None:
         await store.close()
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "mysql://host/db", "nonsense", "postgres://u:secret@h/d"])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "mysql://host/db", "nonsense", "mysql://u:secret@h/d"])
 async def test_a_url_that_is_no_store_says_what_was_expected(url: str) -> None:
     with pytest.raises(StoreUrlError, match="sqlite:///FILE") as refused:
         await open_store(url)
@@ -114,7 +115,10 @@ async def test_a_caller_that_gave_up_harms_nobody(store: SqliteStore) -> None:
     assert "b" in [row.id for row, _ in await store.unsequenced(key)]
 
 
-async def test_a_locked_file_is_unavailable_and_then_is_not(store: SqliteStore, tmp_path: Path) -> None:
+async def test_a_locked_file_is_unavailable_and_then_is_not(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "_LOCK_SECONDS", 0.1)
     key = ContextKey("ann", "c")
     other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

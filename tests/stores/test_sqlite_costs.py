@@ -75,7 +75,7 @@ CALLS: dict[str, Work] = {
     ),
     "unsequenced": lambda db: turns.unsequenced(db, KEY, None),
     "turns_to_run": lambda db: turns.turns_to_run(db, ["inst"], 10),
-    "stray_contexts": lambda db: turns.stray_contexts(db, 1e12, 10),
+    "stray_contexts": lambda db: turns.stray_contexts(db, 10),
     "history": lambda db: turns.history(db, KEY, None, 5),
     "open_calls": lambda db: turns.open_calls(db, KEY, 1 << 39),
     "thread": lambda db: threads.thread(db, KEY, None, 5),

@@ -1,4 +1,4 @@
-"""The contract of ContextStore (stores/ports.py), what a conversation is made of: every adapter passes it."""
+"""The contract of ContextStore (stores/ports), what a conversation is made of: every adapter passes it."""
 
 from __future__ import annotations
 

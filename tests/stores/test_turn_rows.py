@@ -1,4 +1,4 @@
-"""The contract of ContextStore (stores/ports.py), turns and seqs: every adapter passes it."""
+"""The contract of ContextStore (stores/ports), turns and seqs: every adapter passes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from protocol.frames import WhenBusy
 from stores.ports import AlreadyAnswered, Busy, ContextStore, Fenced, IdTaken, NotFound
-from stores.records import Accepted, ContextKey, TurnState
+from stores.records import Accepted, ContextKey, Recorded, TurnState
 from tests.stores.context_stores import (
     ALL,
     NEWEST,
@@ -20,6 +20,8 @@ from tests.stores.context_stores import (
     epoch_of,
     ids,
     message,
+    open_postgres,
+    open_sqlite,
     response,
     rows_of,
     running,
@@ -80,7 +82,7 @@ async def test_a_direct_call_waits_for_nobody(any_store: ContextStore) -> None:
     await any_store.submit(A, *direct_call("c1"), "reject")
     claimed = await any_store.claim(A, "c1", "inst", 0)
     assert claimed is not None
-    assert (claimed.kind, claimed.state) == ("tool", TurnState.RUNNING)
+    assert (claimed.rows.turn.kind, claimed.rows.turn.state) == ("tool", TurnState.RUNNING)
     assert await any_store.get_call(A, "c1") is not None
 
 
@@ -420,8 +422,8 @@ async def test_the_active_turn_is_the_message_turn_that_runs_or_is_parked(any_st
     assert await any_store.active_turn(A) == (await rows_of(any_store, A)).turn
     claimed = await any_store.claim(A, "a", "inst", fence)
     assert claimed is not None
-    assert await any_store.active_turn(A) == claimed
-    await any_store.end_turn(A, "a", claimed.fence, [end("a")], NEWEST)
+    assert await any_store.active_turn(A) == claimed.rows.turn
+    await any_store.end_turn(A, "a", claimed.rows.turn.fence, [end("a")], NEWEST)
     assert await any_store.active_turn(A) is None
 
 
@@ -436,7 +438,7 @@ async def test_the_next_turn_is_the_first_queued_one_once_no_other_is_under_way(
     claimed = await any_store.claim(A, "a", "inst", fence)
     assert claimed is not None
     assert await any_store.next_turn(A) is None
-    await any_store.end_turn(A, "a", claimed.fence, [end("a")], NEWEST)
+    await any_store.end_turn(A, "a", claimed.rows.turn.fence, [end("a")], NEWEST)
     assert await any_store.next_turn(A) is None
     await sequence(any_store, A, a=1, a_end=2)
     assert await any_store.next_turn(A) == (await rows_of(any_store, A, "b")).turn
@@ -450,25 +452,27 @@ async def test_a_claim_sets_the_runner_and_raises_the_fence(any_store: ContextSt
     for fence, runner in enumerate(("one", "other")):
         claimed = await any_store.claim(A, "a", runner, fence)
         assert claimed is not None
-        assert (claimed.state, claimed.runner, claimed.fence) == (TurnState.RUNNING, runner, fence + 1)
-        assert claimed == (await rows_of(any_store, A)).turn
+        found = claimed.rows.turn
+        assert (found.state, found.runner, found.fence) == (TurnState.RUNNING, runner, fence + 1)
+        assert claimed.rows == await rows_of(any_store, A)
 
 
 async def test_a_claim_of_a_parked_turn_makes_it_run_and_of_an_ended_one_does_not(any_store: ContextStore) -> None:
     claimed = await any_store.claim(A, "a", "other", await parked(any_store))
     assert claimed is not None
-    assert claimed.state is TurnState.RUNNING
-    await any_store.end_turn(A, "a", claimed.fence, [end("a")], NEWEST)
-    claimed = await any_store.claim(A, "a", "third", claimed.fence)
+    found = claimed.rows.turn
+    assert found.state is TurnState.RUNNING
+    await any_store.end_turn(A, "a", found.fence, [end("a")], NEWEST)
+    claimed = await any_store.claim(A, "a", "third", found.fence)
     assert claimed is not None
-    assert (claimed.state, claimed.runner) == (TurnState.ENDED, "third")
+    assert (claimed.rows.turn.state, claimed.rows.turn.runner) == (TurnState.ENDED, "third")
 
 
 async def test_one_of_many_claims_the_turn(any_store: ContextStore) -> None:
     await submitted(any_store, A, "a")
     claims = await asyncio.gather(*(any_store.claim(A, "a", f"inst{number}", 0) for number in range(20)))
     (claimed,) = [claim for claim in claims if claim is not None]
-    assert claimed == (await rows_of(any_store, A)).turn
+    assert claimed.rows == await rows_of(any_store, A)
 
 
 async def test_nobody_claims_with_another_fence_or_what_is_done_or_unknown(any_store: ContextStore) -> None:
@@ -546,9 +550,8 @@ async def test_inputs_are_what_was_stored_for_the_turn_after_an_order(any_store:
 
 async def test_a_turns_events_are_stored_in_order(any_store: ContextStore) -> None:
     fence = (await running(any_store, A)).fence
-    assert await any_store.write(A, "a", fence, []) == []
-    assert await any_store.write(A, "a", fence, [message("m2", "a"), message("m1", "a")]) == []
-    assert await any_store.write(A, "a", fence, [message("m0", "a")]) == []
+    for events in ([], [message("m2", "a"), message("m1", "a")], [message("m0", "a")]):
+        assert (await any_store.write(A, "a", fence, events)).passed == []
     assert ids((await rows_of(any_store, A)).events) == ["a", "m2", "m1", "m0"]
 
 
@@ -565,7 +568,7 @@ async def test_an_id_that_is_stored_and_a_second_response_are_passed_over(any_st
         response("r2", "c2", "a"),
         response("r3", "c2", "a"),
     ]
-    assert await any_store.write(A, "a", fence, events) == ["c1", "late", "m1", "r3"]
+    assert (await any_store.write(A, "a", fence, events)).passed == ["c1", "late", "m1", "r3"]
     rows = await rows_of(any_store, A)
     assert ids(rows.events) == ["a", "c1", "c2", "r1", "m1", "r2"]
     assert rows.turn.draft is None
@@ -617,7 +620,9 @@ async def test_a_turn_ends_with_its_last_events(any_store: ContextStore) -> None
     fence = (await running(any_store, A)).fence
     await any_store.write(A, "a", fence, [message("m1", "a")])
     events = [message("m1", "a"), message("m2", "a"), end("a")]
-    assert await any_store.end_turn(A, "a", fence, events, await last_order(any_store)) is True
+    written = await any_store.end_turn(A, "a", fence, events, await last_order(any_store))
+    assert written is not None
+    assert written.passed == ["m1"]
     rows = await rows_of(any_store, A)
     assert ids(rows.events) == ["a", "m1", "m2", "a/end"]
     assert (rows.turn.state, rows.turn.runner) == (TurnState.ENDED, "inst")
@@ -633,17 +638,17 @@ async def test_a_turn_does_not_end_over_steering_or_a_cancel_that_was_not_seen(a
         any_store.cancel(A, "x2", "a", None),
     ):
         await step
-        assert await any_store.end_turn(A, "a", fence, [end("a")], seen) is False
+        assert await any_store.end_turn(A, "a", fence, [end("a")], seen) is None
         seen = await last_order(any_store)
         rows = await rows_of(any_store, A)
         assert (rows.turn.state, ids(rows.events)[-1]) == (TurnState.RUNNING, "s1")
-    assert await any_store.end_turn(A, "a", fence, [end("a")], seen) is True
+    assert await any_store.end_turn(A, "a", fence, [end("a")], seen)
 
 
 async def test_what_the_runner_wrote_itself_keeps_no_turn_from_ending(any_store: ContextStore) -> None:
     fence = (await running(any_store, A)).fence
     await any_store.write(A, "a", fence, [message("m1", "a")])
-    assert await any_store.end_turn(A, "a", fence, [end("a")], 0) is True
+    assert await any_store.end_turn(A, "a", fence, [end("a")], 0)
 
 
 async def test_a_parked_turn_has_no_runner(any_store: ContextStore) -> None:
@@ -688,22 +693,21 @@ async def test_a_seq_is_noted_where_there_is_none(any_store: ContextStore) -> No
     await any_store.submit(A, message("u1"), None)
     await any_store.submit(A, message("u2"), None)
     epoch = await epoch_of(any_store, A)
-    assert await any_store.record(A, epoch, {"u1": 4, "unknown": 5}) is True
-    assert await any_store.record(A, epoch, {"u1": 9, "u2": 6}) is True
-    assert await any_store.record(A, epoch, {}) is True
+    for seqs in ({"u1": 4, "unknown": 5}, {"u1": 9, "u2": 6}, {}):
+        assert await any_store.record(A, epoch, seqs) == Recorded(done=frozenset(), waiting=False)
     assert [(row.id, row.seq) for row in (await any_store.history(A, None, ALL)).rows] == [("u1", 4), ("u2", 6)]
 
 
 async def test_nothing_is_noted_under_another_epoch(any_store: ContextStore) -> None:
-    assert await any_store.record(A, 0, {"u1": 1}) is False
+    assert await any_store.record(A, 0, {"u1": 1}) is None
     await any_store.submit(A, message("u1"), None)
     epoch = await epoch_of(any_store, A)
     for wrong in (epoch - 1, epoch + 1):
-        assert await any_store.record(A, wrong, {"u1": 1}) is False
+        assert await any_store.record(A, wrong, {"u1": 1}) is None
     await any_store.raise_epoch(A, epoch)
-    assert await any_store.record(A, epoch, {"u1": 1}) is False
+    assert await any_store.record(A, epoch, {"u1": 1}) is None
     assert ids([row for row, _ in await any_store.unsequenced(A)]) == ["u1"]
-    assert await any_store.record(A, epoch + 1, {"u1": 1}) is True
+    assert await any_store.record(A, epoch + 1, {"u1": 1})
 
 
 async def test_an_ended_turn_is_done_once_all_its_events_have_a_seq(any_store: ContextStore) -> None:
@@ -712,6 +716,33 @@ async def test_an_ended_turn_is_done_once_all_its_events_have_a_seq(any_store: C
     assert (await rows_of(any_store, A)).turn.state is TurnState.ENDED
     await sequence(any_store, A, a=1)
     assert (await rows_of(any_store, A)).turn.state is TurnState.DONE
+
+
+async def test_recording_tells_which_turns_became_done_and_whether_another_waits(any_store: ContextStore) -> None:
+    await ended(any_store, A)
+    await submitted(any_store, A, "b")
+    await any_store.submit(A, *direct_call("c1"))
+    await any_store.claim(A, "c1", "inst", 0)
+    await any_store.end_turn(A, "c1", 1, [end("c1")], NEWEST)
+    epoch = await epoch_of(any_store, A)
+
+    async def told(**seqs: int) -> tuple[set[str], bool]:
+        recorded = await any_store.record(A, epoch, {id.replace("_", "/"): seq for id, seq in seqs.items()})
+        assert recorded is not None
+        return set(recorded.done), recorded.waiting
+
+    assert await told(a=1) == (set(), True)
+    assert await told(a_end=2, c1=3, c1_end=4) == ({"a", "c1"}, True)
+    assert await told(a_end=2) == (set(), True)
+    await any_store.claim(A, "b", "inst", 0)
+    assert await told() == (set(), False)
+    await any_store.end_turn(A, "b", 1, [end("b")], NEWEST)
+    assert await told(b=5, b_end=6) == ({"b"}, False)
+
+
+async def test_a_direct_call_that_is_queued_waits_for_nobody(any_store: ContextStore) -> None:
+    await any_store.submit(A, *direct_call("c1"))
+    assert await any_store.record(A, await epoch_of(any_store, A), {}) == Recorded(done=frozenset(), waiting=False)
 
 
 async def test_a_turn_that_has_not_ended_is_not_done(any_store: ContextStore) -> None:
@@ -755,24 +786,26 @@ async def test_events_without_seq_are_the_runners_while_the_turn_runs_or_has_end
 async def test_contexts_are_stray_with_events_without_seq_whose_turn_has_no_runner(any_store: ContextStore) -> None:
     await submitted(any_store, A, "a")
     await any_store.submit(B, message("u1"), None)
-    assert set(await any_store.stray_contexts(1e12, ALL)) == {A, B}
-    assert len(await any_store.stray_contexts(1e12, 1)) == 1
+    assert set(await any_store.stray_contexts(ALL)) == {A, B}
+    assert len(await any_store.stray_contexts(1)) == 1
     await any_store.claim(A, "a", "inst", 0)
-    assert await any_store.stray_contexts(1e12, ALL) == [B]
+    assert await any_store.stray_contexts(ALL) == [B]
     await sequence(any_store, B, u1=1)
-    assert await any_store.stray_contexts(1e12, ALL) == []
+    assert await any_store.stray_contexts(ALL) == []
     await any_store.park(A, "a", 1, NEWEST)
-    assert await any_store.stray_contexts(1e12, ALL) == [A]
+    assert await any_store.stray_contexts(ALL) == [A]
 
 
-async def test_contexts_are_stray_only_with_what_was_stored_before(store: ContextStore, clock: Clock) -> None:
-    await store.submit(A, message("u1"), None)
-    assert await store.stray_contexts(clock.now, ALL) == []
+@pytest.mark.parametrize("store", [open_sqlite, open_postgres], indirect=True)
+async def test_what_has_been_stray_longest_comes_first(store: ContextStore, clock: Clock) -> None:
+    await store.submit(B, message("u1"), None)
     clock.now += 5
-    await store.submit(A, message("u2"), None)
-    assert await store.stray_contexts(clock.now, ALL) == [A]
-    await sequence(store, A, u1=1)
-    assert await store.stray_contexts(clock.now, ALL) == []
+    await store.submit(A, message("u1"), None)
+    clock.now += 5
+    await store.submit(B, message("u2"), None)
+    assert await store.stray_contexts(ALL) == [B, A]
+    await sequence(store, B, u1=1)
+    assert await store.stray_contexts(1) == [A]
 
 
 async def test_turns_want_a_runner_that_run_or_have_ended_under_none_that_is_alive(any_store: ContextStore) -> None:

@@ -19,7 +19,9 @@ from tests.stores.context_stores import (
     Clock,
     end,
     message,
+    open_postgres,
     open_reference,
+    open_sharded,
     open_sqlite,
     rows_of,
     running,
@@ -34,7 +36,10 @@ class Accounts(ContextStore, UsageStore, Protocol):
     pass
 
 
-@pytest.fixture(params=[open_sqlite, open_reference], ids=["sqlite", "reference"])
+@pytest.fixture(
+    params=[open_sqlite, open_sharded, open_postgres, open_reference],
+    ids=["sqlite", "sharded", "postgres", "reference"],
+)
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncGenerator[Accounts]:
     open_store: Callable[[Path, Clock], AbstractAsyncContextManager[Accounts]] = request.param
     async with open_store(tmp_path, clock) as opened:
@@ -76,15 +81,15 @@ async def test_nothing_used_is_no_rows_and_a_total_of_nothing(store: Accounts) -
 async def test_an_event_that_is_written_again_is_not_added_again(store: Accounts) -> None:
     turn = await running(store, KEY)
     await store.write(KEY, "a", turn.fence, [step("m1")])
-    assert await store.write(KEY, "a", turn.fence, [step("m1"), step("m2")]) == ["m1"]
+    assert (await store.write(KEY, "a", turn.fence, [step("m1"), step("m2")])).passed == ["m1"]
     assert await names(store, "day") == [(DAY, 2)]
 
 
 async def test_two_runners_that_write_at_once_add_once(store: Accounts) -> None:
     turn = await running(store, KEY)
     writes = [store.write(KEY, "a", turn.fence, [step("m1")]) for _ in range(20)]
-    passed = await asyncio.gather(*writes)
-    assert sorted(passed) == [[], *[["m1"]] * 19]
+    written = await asyncio.gather(*writes)
+    assert sorted(list(answer.passed) for answer in written) == [[], *[["m1"]] * 19]
     assert await names(store, "day") == [(DAY, 1)]
 
 
@@ -95,7 +100,7 @@ async def test_who_has_lost_the_turn_adds_nothing(store: Accounts) -> None:
     with pytest.raises(Fenced):
         await store.write(KEY, "a", turn.fence, [step("m1")])
     assert await names(store, "day") == []
-    await store.write(KEY, "a", taken.fence, [step("m1")])
+    await store.write(KEY, "a", taken.rows.turn.fence, [step("m1")])
     assert await names(store, "day") == [(DAY, 1)]
 
 

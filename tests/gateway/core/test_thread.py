@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.core.thread import Incomplete, Thread, chosen_path
 from gateway.core.tokens import Weight, rough_count
 from protocol.frames import ContextChanged, DurableEvent, Usage
-from tests.gateway.core.conversations import answer, call, end, message, turn
+from tests.gateway.core.conversations import answer, call, end, message, said, turn, user
 
 Rows = list[tuple[int, DurableEvent]]
 
@@ -254,3 +254,18 @@ def test_a_weight_is_of_what_is_there_now() -> None:
     thread.newer(rows)
     assert thread["t"].weight(rough_count).guessed > before.guessed
     assert thread["t"].weight(len) != Weight()
+
+
+# ---- a turn that runs
+
+
+def test_a_running_turn_shows_its_next_step_what_it_is_given_and_all_once_it_has_ended() -> None:
+    thread = Thread()
+    thread.give("t", None)
+    thread.newer([(1, message("t", "t")), (2, message("s", "t"))])
+    assert thread["t"].inputs == [user("t")]
+    thread.give("t", "s")
+    thread.give("t", "s")
+    assert thread["t"].inputs == [user("t"), user("s")]
+    thread.newer([(3, message("a", "t", "assistant", reads="s")), (4, message("late", "t")), (5, end("t"))])
+    assert thread["t"].inputs == [user("t"), user("s"), said("a"), user("late")]

@@ -5,6 +5,7 @@ from itertools import count
 from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.turn import TurnMachine
 from gateway.core.turn_effects import Append, CallModel, Effect, End, Park, Publish, Route, RunTool, StopModel, Store
@@ -289,8 +290,30 @@ def test_a_steering_message_gets_one_more_step() -> None:
     turn = begun()
     steer = user_message("msg_steer")
     assert turn.steer(steer) == [Append(steer)]
-    assert turn.finish("stop", None)[-1] == CallModel("msg_1", 0)
-    assert the_end(turn.finish("stop", None)).steps == 2
+    first = turn.finish("stop", None)
+    assert first[-1] == CallModel("msg_1", 0, "msg_steer")
+    assert [event.reads for event in stored(first) if isinstance(event, Message)] == [None]
+    second = turn.finish("stop", None)
+    assert [event.reads for event in stored(second) if isinstance(event, Message)] == ["msg_steer"]
+    assert the_end(second).steps == 2
+
+
+def test_a_step_that_is_begun_again_is_given_what_it_was_given() -> None:
+    turn = begun()
+    turn.steer(user_message("msg_steer"))
+    turn.finish("stop", None)
+    turn.steer(user_message("msg_late"))
+    assert turn.failed(RETRYABLE)[-1] == CallModel("msg_1", 1, "msg_steer")
+    assert turn.finish("stop", None)[-1] == CallModel("msg_2", 0, "msg_late")
+
+
+def test_a_torn_step_was_given_what_its_draft_says() -> None:
+    steer, late = user_message("msg_steer"), user_message("msg_late")
+    draft = Written("msg_1", 1, "torn", reads="msg_steer")
+    events = (steer, assistant("msg_0", "one"), called("tool_1", "msg_1"), late, responded("tool_1"))
+    _, effects = resumed(*events, draft=draft)
+    assert [event.reads for event in stored(effects) if isinstance(event, Message)] == ["msg_steer"]
+    assert effects[-1] == CallModel("msg_2", 0, "msg_late")
 
 
 def test_an_end_that_the_store_refused_goes_on_with_what_was_unread() -> None:
@@ -299,7 +322,7 @@ def test_an_end_that_the_store_refused_goes_on_with_what_was_unread() -> None:
     assert turn.phase is Phase.ENDING
     assert turn.cancel() == []
     assert turn.go_on() == []
-    assert turn.steer(user_message("msg_steer"))[-1] == CallModel("msg_1", 0)
+    assert turn.steer(user_message("msg_steer"))[-1] == CallModel("msg_1", 0, "msg_steer")
 
 
 def test_an_end_that_was_refused_for_a_cancel_of_a_finished_call_is_proposed_again() -> None:
@@ -435,8 +458,9 @@ def test_a_turn_that_still_waits_is_parked_again() -> None:
 def test_a_steering_message_that_may_be_unread_is_read() -> None:
     steer = user_message("msg_steer")
     _, effects = resumed(steer, assistant("msg_0", "one"))
-    assert effects[-1] == CallModel("msg_1", 0)
-    _, effects = resumed(steer, assistant("msg_0", "one"), assistant("msg_1", "two"))
+    assert effects[-1] == CallModel("msg_1", 0, "msg_steer")
+    read = replace(assistant("msg_1", "two"), reads="msg_steer")
+    _, effects = resumed(steer, assistant("msg_0", "one"), read)
     assert the_end(effects).steps == 2
 
 

@@ -3,10 +3,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core.inputs import AssistantInput, ModelInput, ToolResultInput
 from gateway.core.turn_inputs import inputs_of
-from protocol.frames import DurableEvent, ResponseStatus, TextPart, ToolApproval
+from protocol.frames import DurableEvent, ResponseStatus, TextPart, ToolApproval, ToolCall
 from tests.gateway.core.conversations import answer, call, message, paid, said, user
 
 
@@ -63,30 +65,68 @@ def test_a_call_without_an_answer_is_answered_so() -> None:
 # ---- steering
 
 
-def test_what_was_said_while_a_step_was_written_comes_after_it() -> None:
+def test_what_a_step_was_not_given_comes_after_it() -> None:
     events = [message("u", "t"), message("s", "t"), message("a", "t", "assistant")]
     assert read(*events) == [user("u"), said("a"), user("s")]
-    assert read(*events, message("b", "t", "assistant")) == [user("u"), said("a"), user("s"), said("b")]
+    assert read(*events, message("b", "t", "assistant", reads="s")) == [user("u"), said("a"), user("s"), said("b")]
 
 
-def test_what_was_said_after_a_step_without_calls_began_the_next() -> None:
-    events = [message("u", "t"), message("a", "t", "assistant"), message("s", "t"), message("b", "t", "assistant")]
-    assert read(*events) == [user("u"), said("a"), user("s"), said("b")]
+def test_what_was_said_just_before_a_step_began_is_given_to_it_or_to_the_next() -> None:
+    before = [message("u", "t"), call("c1", "t", "a"), message("a", "t", "assistant"), answer("c1", "t")]
+    for_b = [*before, message("s", "t"), message("b", "t", "assistant", reads="s")]
+    assert read(*for_b) == [user("u"), said("a", "c1"), paid("c1"), user("s"), said("b")]
+    not_for_b = [*before, message("s", "t"), message("b", "t", "assistant")]
+    assert read(*not_for_b) == [user("u"), said("a", "c1"), paid("c1"), said("b"), user("s")]
 
 
-def test_what_was_said_while_calls_ran_was_read_by_the_next_step() -> None:
-    before = [message("u", "t"), call("c1", "t", "a"), message("a", "t", "assistant"), message("s", "t")]
-    assert read(*before) == [
-        user("u"),
-        said("a", "c1"),
-        ToolResultInput("c1", "There is no answer.", is_error=True),
-        user("s"),
-    ]
-    after = [answer("c1", "t"), message("late", "t"), message("b", "t", "assistant")]
-    assert read(*before, *after) == [user("u"), said("a", "c1"), paid("c1"), user("s"), said("b"), user("late")]
+def test_a_step_is_given_what_was_said_up_to_a_message_and_nothing_later() -> None:
+    events = [message("u", "t"), message("s", "t"), message("a", "t", "assistant"), message("s2", "t")]
+    assert inputs_of(events, "s") == [user("u"), said("a"), user("s")]
+    assert inputs_of(events, None) == [user("u"), said("a")]
 
 
-def test_what_was_said_before_the_calls_of_a_step_ended_comes_after_them() -> None:
-    step = [message("s", "t"), call("c1", "t", "a"), answer("c1", "t"), message("a", "t", "assistant")]
-    events = [message("u", "t"), *step, message("b", "t", "assistant"), message("s2", "t")]
-    assert read(*events) == [user("u"), said("a", "c1"), paid("c1"), user("s"), said("b"), user("s2")]
+def test_a_direct_call_says_nothing() -> None:
+    assert read(ToolCall(**_DIRECT), answer("c1", "t")) == []
+
+
+_DIRECT: Any = {
+    "context_id": "c",
+    "turn_id": "c1",
+    "id": "c1",
+    "tool": "pay",
+    "parameters": {},
+    "timestamp": "now",
+    "runs_on": "server",
+}
+
+
+@given(st.lists(st.sampled_from(["say", "call", "answer", "step"]), max_size=20), st.data())
+def test_what_a_step_is_given_begins_with_what_the_one_before_was_given(doings: list[str], data: st.DataObject) -> None:
+    """As a runner does it: a step is given what its runner has heard of, which may be less than what is stored."""
+    events: list[DurableEvent] = [message("u", "t")]
+    steering: list[str] = []
+    heard = 0
+    given: list[ModelInput] = []
+    step = 0
+    calls: list[str] = []
+    for doing in doings:
+        if doing == "say":
+            steering.append(f"s{len(steering)}")
+            events.append(message(steering[-1], "t"))
+        elif doing == "call":
+            calls.append(f"c{step}_{len(calls)}")
+            events.append(call(calls[-1], "t", f"a{step}"))
+        elif doing == "answer" and calls:
+            events.append(answer(calls.pop(), "t"))
+        elif doing == "step":
+            heard = data.draw(st.integers(heard, len(steering)))
+            reads = steering[heard - 1] if heard else None
+            # Answers that are not there yet are told so, and change: a step begins when all are there.
+            events += [answer(name, "t") for name in calls]
+            calls.clear()
+            now = inputs_of(events, reads)
+            assert now[: len(given)] == given
+            given = now
+            events.append(message(f"a{step}", "t", "assistant", reads=reads))
+            step += 1
+    assert inputs_of(events, steering[-1] if steering else None) == inputs_of(events)

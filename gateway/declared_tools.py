@@ -1,0 +1,70 @@
+"""The tools that an owner's clients declared, remembered until one of the owner's sessions says otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from protocol.frames import ToolSpec
+from protocol.ids import new_id
+from stores.ports import Cache, SessionStore
+from stores.records import SessionRecord
+
+__all__ = ["DeclaredTools", "decode_tools"]
+
+_REMEMBERED = 10_000
+_VERSION_SECONDS = 300.0
+
+decode_tools = msgspec.json.Decoder(list[ToolSpec]).decode
+
+
+class _Known(Struct, frozen=True):
+    version: bytes
+    sessions: Sequence[SessionRecord]
+
+
+class DeclaredTools:
+    """What was read from the store counts while the owner's version stands in `cache`, the cache of all instances.
+    Whoever changes what is declared sets another version after it is stored; should it die in between, the version is
+    over after five minutes. All methods may raise Unavailable."""
+
+    def __init__(self, sessions: SessionStore, cache: Cache, clock: Callable[[], float] = time.time) -> None:
+        self._sessions = sessions
+        self._cache = cache
+        self._clock = clock
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+
+    async def of(self, owner: str) -> list[SessionRecord]:
+        """The owner's sessions that declare tools; the last put comes first."""
+        # Before the store is asked: what changes while it answers changes the version too.
+        version = await self._version(owner)
+        known = self._known.get(owner)
+        if known is None or known.version != version:
+            known = _Known(version, await self._sessions.sessions_of(owner, self._clock()))
+            self._known[owner] = known
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(owner)
+        now = self._clock()
+        return [session for session in known.sessions if session.expires_at > now]
+
+    async def changed(self, owner: str) -> None:
+        """What the owner's sessions declare has changed, and is stored."""
+        await self._cache.set(_key(owner), new_id("v_").encode(), _VERSION_SECONDS)
+
+    async def _version(self, owner: str) -> bytes:
+        while True:
+            version = await self._cache.get(_key(owner))
+            if version is not None:
+                return version
+            version = new_id("v_").encode()
+            if await self._cache.add(_key(owner), version, _VERSION_SECONDS):
+                return version
+
+
+def _key(owner: str) -> str:
+    return f"tools:{owner}"

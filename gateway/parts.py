@@ -1,0 +1,304 @@
+"""The parts of a running gateway, put together over its stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from importlib.metadata import version
+
+import structlog
+from starlette.routing import BaseRoute, WebSocketRoute
+
+from gateway.active_contexts import ActiveContexts
+from gateway.assembly import Assembler, Profile
+from gateway.auth.api_keys import ApiKeys
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.host import Authenticate, HostScheme
+from gateway.auth.jwt import JwtVerifier
+from gateway.auth.tickets import Tickets
+from gateway.budget_settings import budget_of
+from gateway.budgets import Budgets
+from gateway.connection import Services
+from gateway.contexts import Contexts
+from gateway.conversations import Conversations
+from gateway.core.policy import Policy
+from gateway.declared_tools import DeclaredTools
+from gateway.door import Door
+from gateway.epochs import Epochs
+from gateway.erasure import Erasure
+from gateway.export import Exports
+from gateway.http.answers import answer_routes
+from gateway.http.contexts import context_routes
+from gateway.http.messages import message_routes
+from gateway.http.ops import ops_routes
+from gateway.http.page import page_routes
+from gateway.http.personal import personal_routes
+from gateway.http.replies import Guard
+from gateway.http.search import search_routes
+from gateway.http.stream import stream_routes
+from gateway.http.streams import Streams
+from gateway.http.usage import usage_routes
+from gateway.hub import Hub
+from gateway.in_process import InProcess
+from gateway.metering import Meter, price_of
+from gateway.metrics import Stats, timed
+from gateway.models.port import ModelClient
+from gateway.publisher import Publisher
+from gateway.recorder import Recorder
+from gateway.recovery import HEARTBEAT_TTL, Recovery
+from gateway.routing import Routes
+from gateway.run_services import Checkpoint, RunServices
+from gateway.sessions import Sessions
+from gateway.settings import Settings
+from gateway.throttle import Connections, Throttle
+from gateway.tools.registry import ToolRegistry
+from gateway.tools.runner import ToolRunner
+from gateway.turn_places import TurnPlaces
+from gateway.turns import Turns
+from gateway.upkeep import Upkeep, UpkeepOptions
+from gateway.wheel import Wheel
+from protocol.frames import Limits
+from stores.connect import Store
+from stores.hot import Hot
+from stores.ports import ContextStore, EventLog, StoreError, Unavailable
+
+__all__ = ["Given", "Parts"]
+
+_log = structlog.get_logger(__name__)
+_SWEEP_SECONDS = 3600.0
+_CHECK_SECONDS = 2.0
+
+
+class Given:
+    """What a gateway has besides its stores. `local` says whether a ticket may stand for the user `local`."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        instance: str,
+        models: Mapping[str, ModelClient],
+        profiles: Mapping[str, Profile],
+        registry: ToolRegistry,
+        runner: ToolRunner,
+        policy: Policy,
+        jwt: JwtVerifier | None,
+        authenticate: Authenticate | None,
+        local: bool,
+        stats: Stats,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self.settings = settings
+        self.instance = instance
+        self.models = models
+        self.profiles = profiles
+        self.registry = registry
+        self.runner = runner
+        self.policy = policy
+        self.jwt = jwt
+        self.authenticate = authenticate
+        self.local = local
+        self.stats = stats
+        self.checkpoint = checkpoint
+
+
+class Parts:
+    """One life of a gateway: what serves it while its `tasks` run. `routes` are those of its application."""
+
+    def __init__(self, given: Given, store: Store, hot: Hot) -> None:
+        settings, limits, stats = given.settings, given.settings.limits, given.stats
+        self._given = given
+        self._hot = hot
+        self._draining = False
+        self._contexts: ContextStore = timed(store, stats.store_seconds)
+        self._event_log: EventLog = timed(hot.log, stats.log_seconds)
+        contexts, log = self._contexts, self._event_log
+        self.tickets = Tickets(hot.tickets)
+        self.recorder = Recorder(contexts, log)
+        self._publisher = Publisher(log, settings.log.flush_ms / 1000)
+        self._epochs = Epochs(contexts, log, self.recorder.note)
+        declared = DeclaredTools(store, hot.cache)
+        self._routes = Routes(given.registry, given.runner, given.policy, declared)
+        self._budgets = Budgets([budget_of(name, spec) for name, spec in settings.budgets.items()], store)
+        self._active = ActiveContexts(contexts, settings.context.active_bytes, hot.threads)
+        self._turns = self._make_turns(store)
+        self._recovery = Recovery(contexts, hot.heartbeats, self._epochs, self._turns)
+        self._hub = Hub(contexts, log, self._epochs)
+        self._wheel = Wheel()
+        self._sessions = Sessions(
+            store,
+            given.instance,
+            limits.session_ttl,
+            bus=hot.bus,
+            cache=hot.cache,
+            heartbeats=hot.heartbeats,
+            tools=declared,
+        )
+        origins = settings.server.origins
+        host = HostScheme(given.authenticate, origins) if given.authenticate is not None else None
+        authenticator = Authenticator(ApiKeys(store), given.jwt, self.tickets, given.local, host)
+        conversations = Conversations(
+            store=contexts,
+            log=log,
+            epochs=self._epochs,
+            turns=self._turns,
+            routes=self._routes,
+            models=given.models,
+            default_model=next(iter(given.models)),
+            policy=given.policy,
+            throttle=Throttle(hot.limits, limits.messages_per_minute),
+            queue_length=limits.queue_length,
+            budgets=self._budgets,
+        )
+        connections = self._connections(conversations)
+        self._door = Door(connections, authenticator, origins)
+        self._streams = Streams(self._hub, connections.sockets, self._wheel, limits.heartbeat)
+        self._managed = Contexts(contexts, log, self._epochs, self._hub, self._active, hot.bus)
+        self.clients = InProcess(self._door)
+        self._observe()
+        self.routes = self._make_routes(store, authenticator, conversations)
+
+    def _make_turns(self, store: Store) -> Turns:
+        given, settings = self._given, self._given.settings
+        assembler = Assembler(self._active, given.models, self._routes, given.profiles, self._budgets)
+        prices = {name: price_of(spec) for name, spec in settings.models.items()}
+        meter = Meter(prices, given.stats, store, self._budgets)
+        made = settings.context
+        options = UpkeepOptions(titles=made.titles, title_model=made.title_model, summary_model=made.summary_model)
+        self._upkeep = Upkeep(self._contexts, self._epochs, self._active, assembler, given.models, meter, options)
+        services = RunServices(
+            store=self._contexts,
+            log=self._event_log,
+            epochs=self._epochs,
+            recorder=self.recorder,
+            publisher=self._publisher,
+            models=given.models,
+            routes=self._routes,
+            assembler=assembler,
+            stats=given.stats,
+            max_steps=settings.limits.max_steps,
+            checkpoint=given.checkpoint,
+            turn_over=self._upkeep.turn_over,
+            meter=meter,
+        )
+        return Turns(services, given.instance, settings.limits.concurrent_turns, self._hot.bus)
+
+    def _connections(self, conversations: Conversations) -> Services:
+        given, limits = self._given, self._given.settings.limits
+        return Services(
+            conversations=conversations,
+            hub=self._hub,
+            sessions=self._sessions,
+            sockets=Connections(limits.connections_per_principal),
+            wheel=self._wheel,
+            stats=given.stats,
+            limits=Limits(
+                max_frame_bytes=limits.max_frame_bytes,
+                max_unacked=limits.max_unacked,
+                messages_per_minute=limits.messages_per_minute,
+            ),
+            # Everything that is no message is cheap: ten times as much of it is still no flood.
+            frames_per_minute=max(6000, 10 * limits.messages_per_minute),
+            heartbeat=limits.heartbeat,
+            hello_seconds=limits.hello_seconds,
+            models=tuple(given.models),
+            default_model=next(iter(given.models)),
+            instance=given.instance,
+            version=version("tidegate"),
+        )
+
+    def _make_routes(self, store: Store, authenticator: Authenticator, conversations: Conversations) -> list[BaseRoute]:
+        given, streams, managed = self._given, self._streams, self._managed
+        guard, most = Guard(authenticator), given.settings.limits.max_frame_bytes
+        places = TurnPlaces(self._contexts, self._event_log, self._epochs)
+        erasure = Erasure(managed, self._sessions, store)
+        return [
+            WebSocketRoute("/v1/ws", self._door),
+            *context_routes(guard, managed, most),
+            *stream_routes(guard, streams, managed),
+            *message_routes(guard, streams, conversations, places, most),
+            *answer_routes(guard, conversations, most),
+            *search_routes(guard, store),
+            *usage_routes(guard, given.policy, store, self._budgets),
+            *personal_routes(guard, managed, erasure, Exports(store)),
+            *ops_routes(guard, self.tickets, self._routes, given.stats, self._not_ready),
+            *page_routes(self.tickets, authenticator, given.settings),
+        ]
+
+    # ---- the life
+
+    async def tasks(self) -> list[Coroutine[None, None, None]]:
+        """What must run all the while."""
+        try:
+            # Nobody may judge this instance dead before its first beat.
+            await self._hot.heartbeats.beat(self._given.instance, HEARTBEAT_TTL)
+        except Unavailable as error:
+            _log.warning("the first heartbeat was not taken", reason=str(error))
+        return [
+            *(run() for run in self._hot.tasks),
+            self.recorder.run(),
+            self._publisher.run(),
+            self._wheel.run(),
+            self._hub.run(),
+            self._turns.run(),
+            self._upkeep.run(),
+            self.clients.run(),
+            self._sessions.run(),
+            self._managed.run(),
+            self._recovery.beat(),
+            self._recovery.run(),
+            self._sweep(),
+        ]
+
+    async def drain(self, seconds: float) -> None:
+        """Tell every client to go, let turns end for so long, leave the rest to others, and close the sockets."""
+        self._draining = True
+        self._door.goaway(retry_after=max(1.0, min(seconds, 10.0)))
+        self._streams.goaway()
+        await self._turns.drain(seconds)
+        await self._recovery.retire()
+        await self._streams.close(2.0)
+        await self._door.close(1012, 2.0)
+
+    async def finish(self) -> None:
+        """Leave nothing unsaid that others would have to find out. Called when the tasks have ended."""
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                await self.recorder.flush_all()
+                await self._sessions.flush()
+        except TimeoutError:
+            _log.warning("the stores took too long at the end; other instances do what is left")
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await self._sessions.sweep()
+            except Unavailable as error:
+                _log.warning("expired sessions were not deleted", reason=str(error))
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def _not_ready(self) -> str | None:
+        if self._draining:
+            return "draining"
+        for what, check in (("the store", self._contexts.check), ("the log", self._event_log.check)):
+            try:
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    await check()
+            except (StoreError, TimeoutError):
+                return f"{what} is away"
+        return None
+
+    def _observe(self) -> None:
+        stats, hub = self._given.stats, self._hub
+        stats.observe("tidegate_sessions", "Sessions with a socket.", lambda: len(self._sessions))
+        stats.observe("tidegate_streams", "Responses that follow a context.", lambda: len(self._streams))
+        stats.observe("tidegate_live_contexts", "Contexts that somebody follows.", lambda: hub.contexts)
+        stats.observe("tidegate_frames_sent", "Frames sent.", lambda: hub.tally.frames)
+        stats.observe("tidegate_turns_running", "Turns that run here.", lambda: len(self._turns))
+        stats.observe("tidegate_epochs_begun", "Logs begun.", lambda: self._epochs.begun)
+        stats.observe("tidegate_gaps_filled", "Times that publications were missed and read instead.", lambda: hub.gaps)
+        stats.observe(
+            "tidegate_reader_lag_events",
+            "Events that the slowest reader is behind.",
+            lambda: max((reader.feed.head - reader.seq for reader in hub.readers()), default=0),
+        )

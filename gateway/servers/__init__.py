@@ -1,0 +1,1 @@
+"""Servers of one's own, from wheels: for one machine, and for tests."""

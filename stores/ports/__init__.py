@@ -1,0 +1,53 @@
+"""The ports between the gateway and its stores. Every adapter passes the same contract suite (tests/stores).
+
+Order, atomicity and errors stated here hold for every adapter. Each method is one transaction (store) or one script
+(log): it happens whole or not at all, and concurrent calls behave as if they came one after another.
+"""
+
+from stores.ports.cache import Cache
+from stores.ports.contexts import ContextStore
+from stores.ports.errors import (
+    AlreadyAnswered,
+    Busy,
+    EpochOver,
+    Fenced,
+    IdTaken,
+    NotFound,
+    StaleFence,
+    StoreError,
+    Unavailable,
+)
+from stores.ports.keys import KeyStore
+from stores.ports.limits import RateLimits
+from stores.ports.log import EventLog, Follower
+from stores.ports.owners import OwnerStore
+from stores.ports.search import SearchStore
+from stores.ports.sessions import SessionStore
+from stores.ports.signals import Bus, Heartbeats
+from stores.ports.threads import ThreadCache
+from stores.ports.usage import UsageStore
+
+__all__ = [
+    "AlreadyAnswered",
+    "Bus",
+    "Busy",
+    "Cache",
+    "ContextStore",
+    "EpochOver",
+    "EventLog",
+    "Fenced",
+    "Follower",
+    "Heartbeats",
+    "IdTaken",
+    "KeyStore",
+    "NotFound",
+    "OwnerStore",
+    "RateLimits",
+    "SearchStore",
+    "SessionStore",
+    "StaleFence",
+    "StoreError",
+    "ThreadCache",
+    "Unavailable",
+    "UsageStore",
+]

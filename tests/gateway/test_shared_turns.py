@@ -1,0 +1,187 @@
+"""Turns where several instances run: who is told of what, and what becomes of them when one goes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import gateway.recovery
+import gateway.run
+from gateway.recovery import Recovery
+from gateway.turns import Turns
+from protocol.frames import Ack, Cancel, Hello, SendMessage, TurnEnd
+from stores.ports import Unavailable
+from tests.gateway.parts_world import KEY, Device, Instance, Shared, shared
+
+MOST = 20.0
+
+
+def turns_of(instance: Instance) -> Turns:
+    return instance.parts._turns  # pyright: ignore[reportPrivateUsage]
+
+
+def recovery_of(instance: Instance) -> Recovery:
+    return instance.parts._recovery  # pyright: ignore[reportPrivateUsage]
+
+
+async def waiting_turn(world: Shared, instance: Instance) -> Device:
+    """A device whose turn "m" waits for its model."""
+    device = await instance.connect(Hello(cursors={}))
+    await device.send(SendMessage(id="m", content="wait", context_id=KEY.id))
+    await world.model.asked.wait()
+    assert len(turns_of(instance)) == 1
+    return device
+
+
+async def runner_of(world: Shared) -> str | None:
+    rows = await world.store.load_turn(KEY, "m")
+    assert rows is not None
+    return rows.turn.runner
+
+
+async def test_a_call_over_the_bus_wakes_the_run_of_another_instance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.run, "_POLL", 3600.0)  # nobody looks by himself
+    async with shared(tmp_path) as world, world.instance() as one, world.instance() as two:
+        device = await waiting_turn(world, one)
+        other = await two.connect(Hello(cursors={}))
+        await other.send(Cancel(id="stop", context_id=KEY.id))
+        await other.until(Ack)
+        async with asyncio.timeout(MOST):
+            assert (await device.until(TurnEnd)).status == "cancelled"
+
+
+async def test_a_call_that_is_lost_costs_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.run, "_POLL", 0.05)
+    async with shared(tmp_path) as world, world.instance() as one, world.instance() as two:
+        device = await waiting_turn(world, one)
+        other = await two.connect(Hello(cursors={}))
+        tried = asyncio.Event()
+
+        async def publish(channel: str, payload: bytes) -> None:
+            tried.set()
+            raise Unavailable("away")
+
+        monkeypatch.setattr(world.bus, "publish", publish)
+        await other.send(Cancel(id="stop", context_id=KEY.id))
+        await other.until(Ack)
+        async with asyncio.timeout(MOST):
+            assert (await device.until(TurnEnd)).status == "cancelled"
+            await tried.wait()
+
+
+async def test_a_call_that_means_nothing_here_wakes_nothing(tmp_path: Path) -> None:
+    async with shared(tmp_path) as world, world.instance() as one:
+        device = await waiting_turn(world, one)
+        for payload in (b"", b"[]", b'["t/ann","chat"]', b'["t/ann","chat","another"]'):
+            await world.bus.publish(f"turns/{turns_of(one).instance}", payload)
+        await asyncio.sleep(0)
+        world.model.go_on.set()
+        assert (await device.until(TurnEnd)).status == "complete"
+
+
+async def test_a_drain_gives_up_what_does_not_end_and_another_takes_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.recovery, "_EVERY", 3600.0)
+    async with shared(tmp_path) as world, world.instance() as one, world.instance() as two:
+        await waiting_turn(world, one)
+        follower = await two.connect(Hello(cursors={KEY.id: None}))
+        assert await runner_of(world) == turns_of(one).instance
+        await turns_of(one).drain(0)
+        assert await runner_of(world) is None
+        assert len(turns_of(one)) == 0
+        # Nobody had to judge anybody dead: its heart still beats.
+        assert turns_of(one).instance in (await world.heartbeats.alive() or ())
+        await recovery_of(two).look()
+        async with asyncio.timeout(MOST):
+            while await runner_of(world) != turns_of(two).instance:
+                await asyncio.sleep(0.001)
+        world.model.go_on.set()
+        async with asyncio.timeout(MOST):
+            assert (await follower.until(TurnEnd)).status == "complete"
+        await two.idle()
+
+
+async def test_a_drain_waits_for_what_ends(tmp_path: Path) -> None:
+    async with shared(tmp_path) as world, world.instance() as one:
+        device = await waiting_turn(world, one)
+        draining = asyncio.create_task(turns_of(one).drain(MOST))
+        await asyncio.sleep(0)
+        world.model.go_on.set()
+        async with asyncio.timeout(MOST):
+            await draining
+        assert (await device.until(TurnEnd)).status == "complete"
+        assert await runner_of(world) is None
+
+
+async def test_what_can_not_be_given_up_holds_no_drain_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with shared(tmp_path) as world, world.instance() as one:
+        await waiting_turn(world, one)
+
+        async def release(*args: object) -> None:
+            raise Unavailable("away")
+
+        monkeypatch.setattr(world.store, "release", release)
+        async with asyncio.timeout(MOST):
+            await turns_of(one).drain(0)
+        assert await runner_of(world) == turns_of(one).instance
+        monkeypatch.undo()
+
+
+async def test_a_claim_that_is_under_way_while_it_drains_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shared(tmp_path) as world, world.instance() as one:
+        device = await one.connect(Hello(cursors={}))
+        claim, asked, go_on = world.store.claim, asyncio.Event(), asyncio.Event()
+
+        async def slowly(*args: object) -> object:
+            answer = await claim(*args)  # type: ignore[arg-type]  # pyright: ignore
+            asked.set()
+            await go_on.wait()
+            return answer
+
+        monkeypatch.setattr(world.store, "claim", slowly)
+        await device.send(SendMessage(id="m", content="wait", context_id=KEY.id))
+        await asked.wait()
+        await turns_of(one).drain(0)
+        go_on.set()
+        async with asyncio.timeout(MOST):
+            while await runner_of(world) is not None:
+                await asyncio.sleep(0.001)
+        assert not world.model.asked.is_set()
+
+
+async def test_one_that_retires_beats_and_looks_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.recovery, "HEARTBEAT_TTL", 0.05)
+    monkeypatch.setattr(gateway.recovery, "_EVERY", 0.01)
+    async with shared(tmp_path) as world, world.instance() as one:
+        name, recovery = turns_of(one).instance, recovery_of(one)
+        beating, looking = asyncio.create_task(recovery.beat()), asyncio.create_task(recovery.run())
+        await asyncio.sleep(0)
+        assert name in (await world.heartbeats.alive() or ())
+        await recovery.retire()
+        assert name not in (await world.heartbeats.alive() or ())
+        async with asyncio.timeout(MOST):
+            await asyncio.gather(beating, looking)
+        assert name not in (await world.heartbeats.alive() or ())
+        await recovery.beat()
+        await recovery.run()
+        assert name not in (await world.heartbeats.alive() or ())
+
+
+async def test_one_that_can_not_say_that_it_retires_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with shared(tmp_path) as world, world.instance() as one:
+
+        async def stop(instance: str) -> None:
+            raise Unavailable("away")
+
+        monkeypatch.setattr(world.heartbeats, "stop", stop)
+        await recovery_of(one).retire()
+        async with asyncio.timeout(MOST):
+            await recovery_of(one).beat()  # there is nothing more to say
+        monkeypatch.undo()
