@@ -19,7 +19,8 @@ DURABLE = {"message", "tool_call", "tool_approval", "tool_response", "turn_end",
 
 
 class Wire:
-    """One socket. `frames` are all that came, in order; `wait` looks at those and at what comes."""
+    """One socket. `frames` are all that came, in order, and `texts` the same as it came; `wait` looks at those and at
+    what comes."""
 
     def __init__(self, url: str, key: str | None = None, **options: Any) -> None:
         self._url = url
@@ -27,6 +28,7 @@ class Wire:
         if key is not None:
             self._options["additional_headers"] = {"X-API-Key": key}
         self.frames: list[Frame] = []
+        self.texts: list[str | bytes] = []
         self.closed: int | None = None
         self._news = asyncio.Condition()
         self._socket: ClientConnection
@@ -49,12 +51,18 @@ class Wire:
             async for text in self._socket:
                 async with self._news:
                     self.frames.append(json.loads(text))
+                    self.texts.append(text)
                     self._news.notify_all()
         except ConnectionClosed:
             pass
         async with self._news:
             self.closed = self._socket.close_code
             self._news.notify_all()
+
+    @property
+    def port(self) -> int:
+        """Our end of the connection."""
+        return self._socket.transport.get_extra_info("sockname")[1]
 
     def abort(self) -> None:
         """Cut the connection as a network would: without a word."""
