@@ -47,7 +47,6 @@ __all__ = ["Gateway", "create_app"]
 
 _log = structlog.get_logger(__name__)
 _LOCAL_TICKET_SECONDS = 24 * 3600.0
-_SWEEP_SECONDS = 3600.0
 
 
 class _Phase(Enum):

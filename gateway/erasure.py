@@ -27,7 +27,7 @@ class Erasure:
         self._store = store
 
     async def context(self, key: ContextKey) -> None:
-        """Delete the context; nothing of it is on the disk any more when this returns."""
+        """Delete the context; nothing of it can be read any more when this returns (OwnerStore.scrub)."""
         found = await self._delete(key)
         # Where there is none, an earlier call may have deleted it, and failed before the scrub that it owed.
         await self._scrub()
@@ -64,4 +64,6 @@ class Erasure:
 
     async def _scrub(self) -> None:
         if not await self._store.scrub():
-            _log.warning("what was deleted may still be on the disk: another process reads the store's file")
+            _log.warning(
+                "what was deleted can still be read where the store is: others use it, or it is not ours to tidy"
+            )

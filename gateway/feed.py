@@ -51,6 +51,7 @@ class Feed:
         "readers",
         "snapshot",
         "stale",
+        "stale_again",
         "stop",
         "tail",
         "tail_bytes",
@@ -67,7 +68,7 @@ class Feed:
         self.readers: set[Reader] = set()
         self.joining = 0  # how many are about to become readers: it is not given up under them
         self.snapshot: tuple[int, bytes] | None = None
-        self.stale = False
+        self.stale = self.stale_again = False
         self.stop: Callable[[], Awaitable[None]] | None = None
 
     def extend(self, publication: Publication) -> bool:

@@ -223,7 +223,9 @@ class Hub:
 
     def _renew(self, feed: Feed) -> None:
         """Something was missed: whoever reads here gets it from the log, or a snapshot under the new epoch."""
-        if not feed.stale and self._group is not None:
+        if feed.stale:
+            feed.stale_again = True  # what is read now may not have it
+        elif self._group is not None:
             feed.stale = True
             self._group.create_task(self._renew_quietly(feed))
 
@@ -249,8 +251,11 @@ class Hub:
 
     async def _renew_quietly(self, feed: Feed) -> None:
         try:
-            async with self._renewals:
-                await self._renew_feed(feed)
+            feed.stale_again = True
+            while feed.stale_again:
+                feed.stale_again = False
+                async with self._renewals:
+                    await self._renew_feed(feed)
         except NotFound:
             await self._deleted(feed)
         finally:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 import structlog
 
 from gateway.epochs import Epochs
 from gateway.turns import Turns
 from stores.ports import ContextStore, Heartbeats, NotFound, StoreError, Unavailable
-from stores.records import ContextKey
+from stores.records import ContextKey, TurnState
 
 __all__ = ["HEARTBEAT_TTL", "Recovery"]
 
@@ -17,8 +19,21 @@ _log = structlog.get_logger(__name__)
 
 HEARTBEAT_TTL = 5.0
 _EVERY = 1.0
-_STRAY_AFTER = 2.0
+_PATIENCE = 2.0
+_T = TypeVar("_T")
 _AT_ONCE = 200
+
+
+class _Sightings(Generic[_T]):
+    """What was seen at each look for a while, by this instance's clock alone: those of others may be wrong."""
+
+    def __init__(self) -> None:
+        self._since: dict[_T, float] = {}
+
+    def overdue(self, seen: Iterable[_T]) -> set[_T]:
+        now = asyncio.get_running_loop().time()
+        self._since = {each: self._since.get(each, now) for each in seen}
+        return {each for each, since in self._since.items() if now - since >= _PATIENCE}
 
 
 class Recovery:
@@ -30,24 +45,32 @@ class Recovery:
         self._epochs = epochs
         self._turns = turns
         self._retired = False
-        self._strays: dict[ContextKey, float] = {}  # when each was first seen
+        self._beating = asyncio.Lock()
+        self._queued = _Sightings[tuple[ContextKey, str]]()
+        self._strays = _Sightings[ContextKey]()
 
     async def beat(self) -> None:
         """Say that this instance lives, until cancelled or `retire`."""
         while not self._retired:
-            try:
-                await self._heartbeats.beat(self._turns.instance, HEARTBEAT_TTL)
-            except Unavailable:
-                _log.warning("the heartbeat was not taken", exc_info=True)
+            async with self._beating:
+                if not self._retired:
+                    await self._beat()
             await asyncio.sleep(HEARTBEAT_TTL / 5)
+
+    async def _beat(self) -> None:
+        try:
+            await self._heartbeats.beat(self._turns.instance, HEARTBEAT_TTL)
+        except Unavailable:
+            _log.warning("the heartbeat was not taken", exc_info=True)
 
     async def retire(self) -> None:
         """Let the others know at once that this instance runs nothing any more."""
         self._retired = True
-        try:
-            await self._heartbeats.stop(self._turns.instance)
-        except Unavailable as error:
-            _log.warning("the end of the heartbeat was not taken; it will be missed", reason=str(error))
+        async with self._beating:
+            try:
+                await self._heartbeats.stop(self._turns.instance)
+            except Unavailable as error:
+                _log.warning("the end of the heartbeat was not taken; it will be missed", reason=str(error))
 
     async def run(self) -> None:
         """Look around until cancelled."""
@@ -62,17 +85,16 @@ class Recovery:
         """Take over what is nobody's, once."""
         alive = await self._heartbeats.alive()
         if alive is not None:
-            for turn in await self._store.turns_to_run(alive, _AT_ONCE):
-                self._turns.take(turn)
-        for key in self._overdue(await self._store.stray_contexts(_AT_ONCE)):
+            turns = await self._store.turns_to_run(alive, _AT_ONCE)
+            # One that has never begun is most likely about to, where it came in and its context is at hand.
+            fresh = {(turn.key, turn.id) for turn in turns if turn.state is TurnState.QUEUED}
+            waiting = fresh - self._queued.overdue(fresh)
+            for turn in turns:
+                if (turn.key, turn.id) not in waiting:
+                    self._turns.take(turn)
+        # As most likely whoever stored the events is about to append them.
+        for key in self._strays.overdue(await self._store.stray_contexts(_AT_ONCE)):
             await self._place_strays(key)
-
-    def _overdue(self, found: list[ContextKey]) -> list[ContextKey]:
-        """Those that have been stray for a while by this instance's clock alone: whoever stored the events may have
-        another one, and is most likely about to append them."""
-        now = asyncio.get_running_loop().time()
-        self._strays = {key: self._strays.get(key, now) for key in found}
-        return [key for key, since in self._strays.items() if now - since >= _STRAY_AFTER]
 
     async def _place_strays(self, key: ContextKey) -> None:
         for row, owned in await self._store.unsequenced(key):

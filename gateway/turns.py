@@ -153,11 +153,24 @@ class Turns:
             if self._draining:
                 await self._release(claimed.rows.turn)
                 return False
-            self._runs[place] = run = Run(self._services, claimed, begun_before, epoch)
+            try:
+                run = Run(self._services, claimed, begun_before, epoch)
+            except msgspec.MsgspecError:
+                await self._refuse(claimed.rows.turn)
+                return False
+            self._runs[place] = run
             self._tasks[place] = self._group.create_task(self._drive(place, run))
             return True
         finally:
             self._starting.discard(place)
+
+    async def _refuse(self, turn: Turn) -> None:
+        """A turn that this version does not understand is another's, unless nobody's does."""
+        internal_error("a turn can't be read", turn=turn.id)
+        if turn.fence < _MAX_ATTEMPTS:
+            await self._release(turn)
+        else:
+            await self._give_up(turn)
 
     async def _claim(self, key: ContextKey, turn_id: str, fence: int) -> Claimed | None:
         store = self._services.store

@@ -8,7 +8,8 @@ __all__ = ["Cache"]
 
 
 class Cache(Protocol):
-    """Small values that may be lost at any time. `ttl` is in seconds."""
+    """Small values that may be lost at any time. `ttl` is in seconds. All methods may raise Unavailable, after which a
+    value may have been set, or taken."""
 
     async def get(self, key: str) -> bytes | None: ...
 

@@ -33,6 +33,8 @@ class OwnerStore(Protocol):
         ...
 
     async def scrub(self) -> bool:
-        """Return once nothing that was deleted before this call can be read from the disk any more, in whatever file.
-        False where that could not be done, because another process uses them, and is left to a later call."""
+        """Return once nothing that was deleted before this call can be read any more: of files of one's own, by nobody;
+        of a database server, by no query, of whatever snapshot (what such a server leaves on its disk is with whoever
+        runs it). False where that could not be done, because others use what it is about, and is left to a later call.
+        """
         ...

@@ -13,7 +13,8 @@ __all__ = ["ThreadCache"]
 class ThreadCache(Protocol):
     """What `ContextStore.thread` gives, kept for a while: of each context the newest part, from the store's newest
     order at some time back. It may be lost, or old: whoever reads it compares with an order that the store told.
-    All methods may raise Unavailable."""
+    Events come back without `seq`; the oldest may be dropped, then
+    there are `more`. All methods may raise Unavailable."""
 
     async def load(self, key: ContextKey) -> tuple[ThreadRows, int] | None:
         """The newest part, and the order up to which it is whole."""

@@ -10,9 +10,11 @@ import pytest
 import gateway.recovery
 import gateway.run
 from gateway.recovery import Recovery
+from gateway.stored_events import new_event
 from gateway.turns import Turns
-from protocol.frames import Ack, Cancel, Hello, SendMessage, TurnEnd
+from protocol.frames import Ack, Cancel, Hello, Message, SendMessage, TurnEnd
 from stores.ports import Unavailable
+from stores.records import NewTurn, Turn, TurnState
 from tests.gateway.parts_world import KEY, Device, Instance, Shared, shared
 
 MOST = 20.0
@@ -185,3 +187,61 @@ async def test_one_that_can_not_say_that_it_retires_is_missed(tmp_path: Path, mo
         async with asyncio.timeout(MOST):
             await recovery_of(one).beat()  # there is nothing more to say
         monkeypatch.undo()
+
+
+async def submitted(world: Shared, id: str, request: bytes) -> None:
+    """A turn that was stored, and that nobody has begun."""
+    said = Message(context_id=KEY.id, turn_id=id, id=id, content="hi", role="user", timestamp="now", status="complete")
+    await world.store.submit(KEY, new_event(said), NewTurn(id=id, kind="message", request=request))
+
+
+async def state_of(world: Shared, id: str) -> Turn:
+    rows = await world.store.load_turn(KEY, id)
+    assert rows is not None
+    return rows.turn
+
+
+async def test_a_turn_that_has_just_come_is_left_to_the_instance_where_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.recovery, "_EVERY", 3600.0)
+    async with shared(tmp_path) as world, world.instance() as one:
+        await asyncio.sleep(0.01)  # its first look around
+        device = await one.connect(Hello(cursors={}))
+        await device.send(SendMessage(id="m", content="hello", context_id=KEY.id))
+        await device.until(TurnEnd)
+        request = (await state_of(world, "m")).request
+        await submitted(world, "n", request)
+        await recovery_of(one).look()
+        await asyncio.sleep(0.01)
+        assert (await state_of(world, "n")).state is TurnState.QUEUED
+        monkeypatch.setattr(gateway.recovery, "_PATIENCE", 0.0)
+        await recovery_of(one).look()
+        async with asyncio.timeout(MOST):
+            assert (await device.until(TurnEnd)).turn_id == "n"
+
+
+async def test_a_turn_that_can_not_be_read_is_left_to_others_and_given_up_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.recovery, "_EVERY", 3600.0)
+    monkeypatch.setattr(gateway.recovery, "_PATIENCE", 0.0)
+    async with shared(tmp_path) as world, world.instance() as one:
+        await submitted(world, "m", b'{"of":"another version"}')
+        for fence in range(1, 5):
+            await recovery_of(one).look()
+            async with asyncio.timeout(MOST):
+                while (turn := await state_of(world, "m")).fence != fence or turn.runner is not None:
+                    await asyncio.sleep(0.001)
+        await recovery_of(one).look()
+        async with asyncio.timeout(MOST):
+            while (await state_of(world, "m")).state is not TurnState.DONE:
+                await asyncio.sleep(0.001)
+        history = await world.store.history(KEY, None, 10)
+        ends = [row for row in (*history.rows, *history.unsequenced) if row.type == "turn_end"]
+        assert b'"status":"failed"' in ends[0].body
+        # The instance goes on.
+        device = await one.connect(Hello(cursors={}))
+        await device.send(SendMessage(id="n", content="hello", context_id=KEY.id))
+        async with asyncio.timeout(MOST):
+            await device.until(TurnEnd)

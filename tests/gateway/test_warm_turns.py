@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from gateway.recovery import Recovery
 from protocol.frames import Hello, SendMessage, Subscribed, ToolSpec
 from protocol.ids import new_id
 from stores.records import EventRow
 from tests.gateway.parts_world import KEY, Device, Shared, shared
 
 BROWSER = ToolSpec(name="browser", description="a browser", parameters={"type": "object"})
+
+
+@pytest.fixture(autouse=True)
+def nobody_looks_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance that looks around just then may take a turn that was stored on another: here each runs its own."""
+
+    async def look(recovery: Recovery) -> None: ...
+
+    monkeypatch.setattr(Recovery, "look", look)
 
 
 async def test_a_turn_on_a_warm_context_reads_nothing_from_the_store(tmp_path: Path) -> None:
