@@ -69,6 +69,11 @@ class ActiveContext:
         self.whole = max([self.whole, *orders])
         return True
 
+    def learn(self, before: ActiveContext) -> None:
+        """What was found out about the same context, besides what is stored of it."""
+        self.cuts, self.calibrations = before.cuts, before.calibrations
+        self.failures, self.turns_to_wait = before.failures, before.turns_to_wait
+
     def fill(self, stored: StoredTurn) -> bool:
         """Take in what a runner knows; False where that is not all that lacks."""
         rows = stored.since(self.whole) if self.thread.newest and self.record.born == stored.born else None
@@ -142,20 +147,23 @@ class ActiveContexts:
                 known = self._contexts[key]
                 self._keep(known)
                 return known
-            if known is not None and self._cache is not None:
-                known.unload()  # what is read from the newest back can be left to the others, what goes on from it not
+        # What is read from the newest back can be left to the others, what goes on from what was read cannot. What was
+        # read is not unloaded for that: somebody may be at work with it.
+        anew = stored is not None and self._cache is not None
         while True:
             known = self._contexts.get(key)
-            after = (known.thread.newest or None) if known is not None else None
+            after: int | None = (known.thread.newest or None) if known is not None and not anew else None
             rows = await patiently(lambda: self._store.thread(key, after, _PAGE))  # noqa: B023 - awaited within
             if rows is None:
                 self.forget(key)
                 raise NotFound(key.id)
-            if known is None or known.record.born != rows.context.born:
+            if known is None or anew or known.record.born != rows.context.born:
                 self.forget(key)
                 if after is not None:
                     continue  # what was read goes on from another life of the context
-                known = ActiveContext(rows.context)
+                before, known = known, ActiveContext(rows.context)
+                if before is not None and before.record.born == known.record.born:
+                    known.learn(before)
             taken = known.take(rows, after)
             self._keep(known)
             if taken and (after is None or not rows.more):
@@ -181,8 +189,7 @@ class ActiveContexts:
             loaded = ActiveContext(rows.context)
             loaded.take(rows, None)
             if known is not None:
-                loaded.cuts, loaded.calibrations = known.cuts, known.calibrations
-                loaded.failures, loaded.turns_to_wait = known.failures, known.turns_to_wait
+                loaded.learn(known)
         loaded.whole = loaded.shared = whole
         loaded.unshared = []
         if not loaded.fill(stored):

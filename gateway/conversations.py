@@ -100,7 +100,7 @@ class Conversations:
         key = self.key(principal, frame.context_id, frame.id)
         await self._check_place(key, frame)
         await self._check_budget(principal, key, frame)
-        epoch = await self._epochs.known(key)  # a log that is away refuses before anything is stored
+        seen = await self._epochs.seen(key)  # a log that is away refuses before anything is stored
         request = TurnRequest(
             tenant=principal.tenant,
             subject=principal.subject,
@@ -116,7 +116,7 @@ class Conversations:
         turn = NewTurn(id=frame.id, kind="message", request=encode_request(request)) if frame.respond else None
         event = _message(frame, key.id, frame.id if frame.respond else None)
         accepted = await self._store.submit(key, event, turn, frame.when_busy, self._queue_length)
-        placed = await self._place(key, event, epoch) if not accepted.duplicate else None
+        placed = await self._place(key, event, seen, accepted) if not accepted.duplicate else None
         if accepted.interrupted is not None:
             self._turns.look(key, accepted.interrupted)
         if turn is not None and not accepted.duplicate:
@@ -140,7 +140,7 @@ class Conversations:
         if route is None:
             raise ProtocolError("not_found", f"there is no tool {frame.tool!r} for you", path="tool")
         key = self.key(principal, frame.context_id, frame.id)
-        epoch = await self._epochs.known(key)
+        seen = await self._epochs.seen(key)
         event = ToolCall(
             context_id=key.id,
             turn_id=frame.id,
@@ -162,7 +162,7 @@ class Conversations:
         turn = NewTurn(id=frame.id, kind="tool", request=encode_request(request))
         row = new_event(event)
         accepted = await self._store.submit(key, row, turn)
-        placed = await self._place(key, row, epoch) if not accepted.duplicate else None
+        placed = await self._place(key, row, seen, accepted) if not accepted.duplicate else None
         if not accepted.duplicate:
             self._turns.begin(key, turn.id, placed.epoch if placed is not None else None)
         return self._receipt(key, accepted, placed)
@@ -268,10 +268,10 @@ class Conversations:
             raise ProtocolError("not_found", "there is no such call", path="tool_call_id")
         return key, call.turn_id
 
-    async def _place(self, key: ContextKey, event: NewEvent, known: int | None) -> Placed | None:
+    async def _place(self, key: ContextKey, event: NewEvent, seen: int | None, accepted: Accepted) -> Placed | None:
         """Give the event its seq. It is stored, so a log that went away meanwhile does not refuse it any more."""
         try:
-            return await self._epochs.place(key, event, known)
+            return await self._epochs.place(key, event, seen, accepted.epoch)
         except (Unavailable, NotFound):
             return None
 

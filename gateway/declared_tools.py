@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from protocol.frames import ToolSpec
 from protocol.ids import new_id
-from stores.ports import Cache, SessionStore
+from stores.ports import Cache, SessionStore, Unavailable
 from stores.records import SessionRecord
 
 __all__ = ["DeclaredTools", "decode_tools"]
@@ -41,7 +41,11 @@ class DeclaredTools:
     async def of(self, owner: str) -> list[SessionRecord]:
         """The owner's sessions that declare tools; the last put comes first."""
         # Before the store is asked: what changes while it answers changes the version too.
-        version = await self._version(owner)
+        try:
+            version = await self._version(owner)
+        except Unavailable:
+            # A turn that runs goes on while the cache is away; the store knows as well.
+            return await self._sessions.sessions_of(owner, self._clock())
         known = self._known.get(owner)
         if known is None or known.version != version:
             known = _Known(version, await self._sessions.sessions_of(owner, self._clock()))

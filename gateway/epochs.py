@@ -54,10 +54,15 @@ class Epochs:
         return known if known is not None else await self.join(key)
 
     async def known(self, key: ContextKey) -> int | None:
-        """The epoch of the context's log, if this instance has had to do with it. The log alone is asked, so that one
-        that is away is met before anything is stored. Raises Unavailable."""
+        """The epoch of the context's log, if this instance has had to do with it. Raises Unavailable."""
+        epoch = await self.seen(key)
+        return epoch if epoch == self._known.get(key) else None
+
+    async def seen(self, key: ContextKey) -> int | None:
+        """The epoch of the log that stands, whether or not it is over. The log alone is asked, so that one that is away
+        is met before anything is stored. Raises Unavailable."""
         head = await self._log.head(key)
-        return head.epoch if head is not None and head.epoch == self._known.get(key) else None
+        return head.epoch if head is not None else None
 
     async def standing(self, key: ContextKey) -> int:
         """The epoch of the log that stands, for who only reads it: should its epoch be over, a publication of the next
@@ -69,11 +74,14 @@ class Epochs:
         """As `current`, whatever was known before."""
         async with self._joining.setdefault(key, asyncio.Lock()):
             epoch = await self._join(key)
+        self._learn(key, epoch)
+        return epoch
+
+    def _learn(self, key: ContextKey, epoch: int) -> None:
         self._known[key] = epoch
         self._known.move_to_end(key)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
-        return epoch
 
     async def _join(self, key: ContextKey) -> int:
         while True:
@@ -104,17 +112,20 @@ class Epochs:
             self._note(key, epoch, answer)
         return answer
 
-    async def place(self, key: ContextKey, event: NewEvent, known: int | None = None) -> Placed:
+    async def place(
+        self, key: ContextKey, event: NewEvent, seen: int | None = None, stored_in: int | None = None
+    ) -> Placed:
         """Append a stored event that no runner owns. An event that has its seq already keeps it.
 
         The epoch is learnt first, then which rows lack a seq, so that no event gets two (docs/design.md, Writers). An
-        event that was stored after the epoch was `known` needs no look: no earlier log can have it.
-        Raises NotFound where the context is gone, and Unavailable.
+        event needs no look that was stored after the epoch of the log was `seen`, and `stored_in` a context whose row
+        had the same: no earlier log can have it. Raises NotFound where the context is gone, and Unavailable.
         """
-        if known is not None:
-            answer = await self._append(key, known, [event])
+        if seen is not None and seen == stored_in:
+            self._learn(key, seen)
+            answer = await self._append(key, seen, [event])
             if isinstance(answer, dict):
-                return Placed(known, answer[event.id])
+                return Placed(seen, answer[event.id])
             if not isinstance(answer, EpochOver):
                 raise answer
         return await self.place_row(key, event.id)

@@ -139,9 +139,17 @@ class Hub:
                 feed.stop = await self._event_log.follow(key, self._listener(feed))
                 self._feeds[key] = feed
             # Whatever was published between the two reads is a gap, which the next publication or this closes.
-            head = await self._event_log.head(key)
-            if head is None:
-                raise Unavailable("the log went away")
+            try:
+                head = await self._event_log.head(key)
+                if head is None:
+                    raise Unavailable("the log went away")
+            except BaseException:
+                # Who asked for it is no reader, and nobody else would ever give it up.
+                if not (feed.readers or feed.joining) and self._feeds.get(key) is feed:
+                    del self._feeds[key]
+                    if feed.stop is not None:
+                        await feed.stop()
+                raise
             if head.epoch != feed.epoch or head.seq > feed.head:
                 feed.restart(head.epoch, head.seq)
                 self._wake_all(feed)
@@ -254,8 +262,7 @@ class Hub:
             feed.stale_again = True
             while feed.stale_again:
                 feed.stale_again = False
-                async with self._renewals:
-                    await self._renew_feed(feed)
+                await self._renew_in_turn(feed)
         except NotFound:
             await self._deleted(feed)
         finally:
@@ -280,17 +287,23 @@ class Hub:
                     reader.outlet.write_one(frame)
         await self.close_context(feed.key)
 
-    async def _renew_feed(self, feed: Feed) -> None:
-        """Learn where the log stands. Raises NotFound."""
+    async def _renew_in_turn(self, feed: Feed) -> None:
+        """Learn where the log stands, however long that takes. Raises NotFound."""
         while True:
             try:
-                await self._epochs.standing(feed.key)
-                head = await self._event_log.head(feed.key)
+                async with self._renewals:
+                    await self._renew_feed(feed)
             except Unavailable:
-                head = None
-            if head is not None:
-                break
-            await asyncio.sleep(_RETRY)
+                await asyncio.sleep(_RETRY)  # others get their turn meanwhile: their shard may be there
+            else:
+                return
+
+    async def _renew_feed(self, feed: Feed) -> None:
+        """Learn where the log stands. Raises NotFound, Unavailable."""
+        await self._epochs.standing(feed.key)
+        head = await self._event_log.head(feed.key)
+        if head is None:
+            raise Unavailable("the log went away")
         if head.epoch != feed.epoch or head.seq > feed.head:
             self.gaps += head.epoch == feed.epoch
             feed.restart(head.epoch, head.seq)

@@ -251,7 +251,9 @@ class Parts:
         ]
 
     async def drain(self, seconds: float) -> None:
-        """Tell every client to go, let turns end for so long, leave the rest to others, and close the sockets."""
+        """Tell every client to go, let turns end for so long, leave the rest to others, and close the sockets. Once."""
+        if self._draining:
+            return
         self._draining = True
         self._door.goaway(retry_after=max(1.0, min(seconds, 10.0)))
         self._streams.goaway()
@@ -275,6 +277,8 @@ class Parts:
                 await self._sessions.sweep()
             except Unavailable as error:
                 _log.warning("expired sessions were not deleted", reason=str(error))
+            except Exception:  # noqa: BLE001 - it is tried again, and nothing else needs it
+                _log.exception("expired sessions could not be deleted")
             await asyncio.sleep(_SWEEP_SECONDS)
 
     async def _not_ready(self) -> str | None:

@@ -92,3 +92,5 @@ class Recorder:
             await self.flush(key)
         except Unavailable:
             _log.warning("seqs were not recorded and will be again", exc_info=True)
+        except Exception:  # noqa: BLE001 - what one context does must not end the instance; its turn's runner meets it too
+            _log.exception("seqs could not be recorded")

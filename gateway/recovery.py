@@ -79,19 +79,19 @@ class Recovery:
                 await self.look()
             except Unavailable as error:
                 _log.warning("recovery could not look around", reason=str(error))
+            except Exception:  # noqa: BLE001 - what one row or one store does must not end all turns of the instance
+                _log.exception("recovery failed, and looks again")
             await asyncio.sleep(_EVERY)
 
     async def look(self) -> None:
         """Take over what is nobody's, once."""
-        alive = await self._heartbeats.alive()
-        if alive is not None:
-            turns = await self._store.turns_to_run(alive, _AT_ONCE)
-            # One that has never begun is most likely about to, where it came in and its context is at hand.
-            fresh = {(turn.key, turn.id) for turn in turns if turn.state is TurnState.QUEUED}
-            waiting = fresh - self._queued.overdue(fresh)
-            for turn in turns:
-                if (turn.key, turn.id) not in waiting:
-                    self._turns.take(turn)
+        turns = await self._store.turns_to_run(await self._heartbeats.alive(), _AT_ONCE)
+        # One that has never begun is most likely about to, where it came in and its context is at hand.
+        fresh = {(turn.key, turn.id) for turn in turns if turn.state is TurnState.QUEUED}
+        waiting = fresh - self._queued.overdue(fresh)
+        for turn in turns:
+            if (turn.key, turn.id) not in waiting:
+                self._turns.take(turn)
         # As most likely whoever stored the events is about to append them.
         for key in self._strays.overdue(await self._store.stray_contexts(_AT_ONCE)):
             await self._place_strays(key)

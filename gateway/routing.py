@@ -40,9 +40,10 @@ class Routes:
         return tool if tool is not None and self._decide(principal, tool) != "deny" else None
 
     async def client_tools(self, owner: str, session_id: str | None) -> dict[str, tuple[str, ToolSpec]]:
-        """By name, the session that a call goes to: the sender's, else the one that declared the tool last."""
+        """By name, the session that a call goes to: the sender's, else the one that declared the tool last. Raises
+        Unavailable."""
         tools: dict[str, tuple[str, ToolSpec]] = {}
-        sessions = await patiently(lambda: self._declared.of(owner))
+        sessions = await self._declared.of(owner)
         for session in sorted(sessions, key=lambda session: session.id != session_id):
             for spec in decode_tools(session.tools):
                 if self._registry.get(spec.name) is None:
@@ -50,22 +51,24 @@ class Routes:
         return tools
 
     async def offered(self, request: TurnRequest) -> list[ToolSpec]:
-        """What the model is told it may call."""
+        """What the model is told it may call, waited for where that can't be known now."""
         principal = request.principal
+        declared = await patiently(lambda: self.client_tools(principal.owner, request.session_id))
         offered = [ToolSpec(t.name, t.description, t.parameters) for t in self.server_tools(principal)]
-        offered += [spec for _, spec in (await self.client_tools(principal.owner, request.session_id)).values()]
+        offered += [spec for _, spec in declared.values()]
         return [spec for spec in offered if request.tools is None or spec.name in request.tools]
 
     async def route(self, request: TurnRequest, call: CallReady) -> Route:
-        """Where the model's call goes."""
+        """Where the model's call goes, waited for as `offered` is."""
         if call.problem is not None:
             return Route(refusal=("error", call.problem))
         if request.tools is not None and call.tool not in request.tools:
             return _unknown(call.tool)
-        return await self.route_for(request.principal, request.session_id, call.tool) or _unknown(call.tool)
+        found = await patiently(lambda: self.route_for(request.principal, request.session_id, call.tool))
+        return found or _unknown(call.tool)
 
     async def route_for(self, principal: Principal, session_id: str | None, name: str) -> Route | None:
-        """Where a call of `name` goes; None where the principal has no such tool."""
+        """Where a call of `name` goes; None where the principal has no such tool. Raises Unavailable."""
         tool = self._registry.get(name)
         if tool is not None:
             decision = self._decide(principal, tool)

@@ -27,6 +27,8 @@ _log = structlog.get_logger(__name__)
 _TAKEN = "sessions-taken"
 _ERASED = "sessions-erased"
 _CACHED_SECONDS = 3600.0
+_AGAIN_SECONDS = 1.0
+_CACHED_BYTES = 64 * 1024  # of one session: a client may declare tools as large as a frame, in session after session
 _NO_TOOLS = b"[]"
 
 _decode = msgspec.json.Decoder(SessionRecord).decode
@@ -85,7 +87,8 @@ class Session:
 
 
 class _Keeper:
-    """Sessions in the store, and as they were last in the cache of all instances, where resuming finds them."""
+    """Sessions in the store, and as they were last in the cache of all instances, where resuming finds them unless they
+    are large."""
 
     def __init__(self, store: SessionStore, cache: Cache) -> None:
         self._store = store
@@ -102,15 +105,20 @@ class _Keeper:
         await self._cache.take(_key(record.id))  # before it is old: whoever dies in between leaves none
         took = await self._store.take_session(record, now, gone)
         if took:
-            await self._cache.set(_key(record.id), msgspec.json.encode(record), _CACHED_SECONDS)
+            await self._keep(record)
         return took
 
     async def put(self, record: SessionRecord) -> bool:
         await self._cache.take(_key(record.id))
         kept = await self._store.put_session(record)
         if kept:
-            await self._cache.set(_key(record.id), msgspec.json.encode(record), _CACHED_SECONDS)
+            await self._keep(record)
         return kept
+
+    async def _keep(self, record: SessionRecord) -> None:
+        data = msgspec.json.encode(record)
+        if len(data) <= _CACHED_BYTES:
+            await self._cache.set(_key(record.id), data, _CACHED_SECONDS)
 
     async def leave(self, record: SessionRecord) -> None:
         # What the cache has is left for whoever resumes: its holder is none any more, and the store knows.
@@ -161,6 +169,7 @@ class Sessions:
         self._erased: set[str] = set()
         self._doubted: dict[str, int] = {}
         self._news = asyncio.Event()
+        self._again: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -175,7 +184,14 @@ class Sessions:
                     await self._heed()
                 except Unavailable as error:
                     _log.warning("what other instances did to sessions is looked at later", reason=str(error))
+                    self._look_again()
                 await self.flush()
+
+    def _look_again(self) -> None:
+        """In a moment: nothing else may ever come that one would look for."""
+        if self._again is not None:
+            self._again.cancel()
+        self._again = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._news.set)
 
     async def _heed(self) -> None:
         """Look after what other instances told of. What can't be looked at now is left for the next time."""
@@ -289,14 +305,17 @@ class Sessions:
         return True
 
     async def flush(self) -> None:
-        """Note in the store which sessions nobody holds any more. What can't be noted now is told by the heartbeat of
-        this instance, when it ends."""
+        """Note in the store which sessions nobody holds any more. What can't be noted now is tried again; once this
+        instance has ended, its heartbeat tells it."""
         left, self._left = list(self._left.values()), {}
         for start in range(0, len(left), 64):
-            work = [self._keeper.leave(record) for record in left[start : start + 64]]
-            for answer in await asyncio.gather(*work, return_exceptions=True):
+            records = left[start : start + 64]
+            answers = await asyncio.gather(*map(self._keeper.leave, records), return_exceptions=True)
+            for record, answer in zip(records, answers, strict=True):
                 if isinstance(answer, Unavailable):
-                    _log.warning("a session that was left is not noted as such", reason=str(answer))
+                    _log.warning("a session that was left is not noted as such yet", reason=str(answer))
+                    self._left.setdefault(record.id, record)
+                    self._look_again()
                 elif isinstance(answer, BaseException):
                     raise answer
 

@@ -11,7 +11,6 @@ import msgspec
 import structlog
 
 from gateway.core.turn_events import NO_USAGE, TurnEvents
-from gateway.epochs import log_event
 from gateway.hearing import hearing
 from gateway.patience import patiently
 from gateway.run import Run, internal_error
@@ -19,7 +18,7 @@ from gateway.run_services import RunServices
 from gateway.stored_events import new_event
 from protocol.ids import new_id, rfc3339
 from stores.ports import Bus, Fenced, NotFound, Unavailable
-from stores.records import Claimed, ContextKey, LogBatch, Turn, TurnState
+from stores.records import Claimed, ContextKey, Turn, TurnState
 
 __all__ = ["Turns"]
 
@@ -104,6 +103,10 @@ class Turns:
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await asyncio.gather(*(self._release(run.turn) for run in left))
 
+    async def _give_back(self, turn: Turn) -> None:
+        """Let anyone claim the turn, unless somebody has. It must come about: this instance goes on to beat."""
+        await patiently(lambda: self._services.store.release(turn.key, turn.id, turn.fence))
+
     async def _release(self, turn: Turn) -> None:
         try:
             await self._services.store.release(turn.key, turn.id, turn.fence)
@@ -168,7 +171,7 @@ class Turns:
         """A turn that this version does not understand is another's, unless nobody's does."""
         internal_error("a turn can't be read", turn=turn.id)
         if turn.fence < _MAX_ATTEMPTS:
-            await self._release(turn)
+            await self._give_back(turn)
         else:
             await self._give_up(turn)
 
@@ -197,12 +200,23 @@ class Turns:
         finally:
             self._runs.pop(place, None)
             self._tasks.pop(place, None)
-        if failed:
-            await asyncio.sleep(0.2 * run.turn.fence)
-            if run.turn.fence < _MAX_ATTEMPTS:
-                await self._begin(key, run.turn.id, run.turn.fence, begun_before=True)
-                return
-            await self._give_up(run.turn)
+        try:
+            await (self._try_again(run) if failed else self._go_on(key, run))
+        except Exception:  # noqa: BLE001 - the boundary again: recovery finds what is left
+            internal_error("what follows a turn failed", turn=run.turn.id)
+
+    async def _try_again(self, run: Run) -> None:
+        turn = run.turn
+        await asyncio.sleep(0.2 * turn.fence)
+        if turn.fence >= _MAX_ATTEMPTS:
+            await self._give_up(turn)
+            await self._go_on(turn.key, run)
+        elif not await self._begin(turn.key, turn.id, turn.fence, begun_before=True):
+            # There was no room: while this instance lives nobody else would take it for theirs.
+            await self._give_back(turn)
+
+    async def _go_on(self, key: ContextKey, run: Run) -> None:
+        """Begin what waited for the turn, and see to what it leaves."""
         if run.waiting:
             following = await patiently(lambda: self._services.store.next_turn(key))
             if following is not None:
@@ -220,14 +234,11 @@ class Turns:
         row = new_event(make.end("failed", 0, NO_USAGE, error))
         try:
             await patiently(lambda: services.store.end_turn(turn.key, turn.id, turn.fence, [row], 1 << 62))
-            epoch = await patiently(lambda: services.epochs.current(turn.key))
-            rows = await patiently(lambda: services.store.unsequenced(turn.key, turn.id))
+            for left, _ in await patiently(lambda: services.store.unsequenced(turn.key, turn.id)):
+                # Each of them: until all have a seq the turn is this instance's, and its context's next one waits.
+                await patiently(lambda: services.epochs.place_row(turn.key, left.id))  # noqa: B023 - awaited
         except (Fenced, NotFound):
             return
-        batch = LogBatch(key=turn.key, epoch=epoch, writer=new_id("w_"), events=[log_event(r) for r, _ in rows])
-        (answer,) = await patiently(lambda: services.log.append([batch]))
-        if isinstance(answer, dict):
-            services.recorder.note(turn.key, epoch, answer)
         _log.error("a turn was given up", turn=turn.id)
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ from msgspec import Struct
 from gateway.listening import shared_sockets
 from gateway.logs import configure_logs
 from gateway.servers.process import die_with_parent
-from gateway.servers.valkey import ServerError, run_valkey
+from gateway.servers.valkey import ServerError, ValkeyServer, run_valkey
 from gateway.settings import Settings, SettingsError
 
 __all__ = ["FIRST_WORKER", "Supervisor", "serve_workers", "worker_options"]
@@ -129,36 +129,57 @@ def serve_workers(settings: Settings, options: Sequence[str]) -> int:
         held = [stack.enter_context(opened) for opened in shared_sockets(server.host, server.port)]
         port = held[0].getsockname()[1]
         env = dict(os.environ)
+        valkey: ValkeyServer | None = None
         if settings.redis.url is None:
-            env["TIDEGATE_REDIS_URL"] = stack.enter_context(_own_redis())
+            valkey = stack.enter_context(_own_redis())
+            env["TIDEGATE_REDIS_URL"] = valkey.url
         command = [sys.executable, "-m", "gateway.cli", "serve", *options]
         command += ["--host", server.host, "--port", str(port), "--workers", str(server.workers)]
         supervisor = Supervisor(command, server.workers, env)
-        with _on_signals(lambda: supervisor.stop(time.monotonic(), server.drain_seconds)):
+        with _signals() as heard:
             while (status := supervisor.poll(time.monotonic())) is None:
                 time.sleep(_POLL_SECONDS)
+                if valkey is not None:
+                    _look_after(valkey)
+                while heard:
+                    heard.pop()
+                    supervisor.stop(time.monotonic(), server.drain_seconds)
     return status
 
 
 @contextmanager
-def _own_redis() -> Generator[str]:
-    """The URL of a server that ends with us; what is in it need not outlive it."""
+def _own_redis() -> Generator[ValkeyServer]:
+    """A server that ends with us; what is in it need not outlive it."""
     with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
         try:
             with run_valkey(Path(folder), password=secrets.token_urlsafe(32)) as valkey:
-                yield valkey.url
+                yield valkey
         except ServerError as error:
             raise SettingsError(f"server.workers: several need a Redis: set redis.url, or: {error}") from error
 
 
-@contextmanager
-def _on_signals(stop: Callable[[], None]) -> Generator[None]:
-    def heard(number: int, frame: FrameType | None) -> None:
-        stop()
-
-    before = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
+def _look_after(valkey: ValkeyServer) -> None:
+    """Its logs may be lost, but not it: all workers refuse everything without."""
     try:
-        yield
+        if valkey.revive():
+            _log.warning("the Valkey has ended and was started again")
+    except ServerError as error:
+        _log.error("the Valkey has ended and can't be started again now", reason=str(error))
+        time.sleep(_FIRST_WAIT)
+
+
+@contextmanager
+def _signals() -> Generator[list[int]]:
+    """Those that ask to stop, as they come. They are only noted: one that comes while a worker is being started would
+    pass that one by."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

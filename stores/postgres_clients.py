@@ -23,13 +23,13 @@ _ACTIVE = ("running", "parked")
 _FOUND = "next_order, e.type AS known_type, e.turn_id AS known_turn"
 _KNOWN = f"LEFT JOIN events e ON {here('e')} AND e.id = $3"
 _QUEUE = (
-    f"SELECT {_FOUND}, queue.* FROM contexts c {_KNOWN} CROSS JOIN LATERAL ("
+    f"SELECT {_FOUND}, c.epoch, queue.* FROM contexts c {_KNOWN} CROSS JOIN LATERAL ("
     " SELECT count(*) AS unended, count(*) FILTER (WHERE state = 'queued') AS queued, min(place) AS first,"
     f" (SELECT id FROM turns WHERE {HERE} AND {ACTIVE_TURN}) AS active"
     f" FROM turns WHERE {HERE} AND state <> 'done' AND kind = 'message' AND state IN ('queued', 'running', 'parked')"
     f") queue WHERE {here('c')}"
 )
-_EVENT = f"SELECT {_FOUND} FROM contexts c {_KNOWN} WHERE {here('c')}"
+_EVENT = f"SELECT {_FOUND}, c.epoch FROM contexts c {_KNOWN} WHERE {here('c')}"
 # $4 is a call's id or null, $5 the turn's, where it is not the call's.
 _TOUCHED = (
     f"SELECT {_FOUND}, t.kind, t.state, t.cancelled, {columns(CALL, 'k')}"
@@ -93,7 +93,8 @@ async def submit(
             now,
         )
     await writing.run(db)
-    return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted)
+    epoch = row["epoch"] if not created else None
+    return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted, epoch=epoch)
 
 
 async def steer(

@@ -107,7 +107,6 @@ async def update(
 async def delete(db: Connection, there: bool, key: ContextKey) -> bool:
     await forget_in_sessions(db, key)
     if not there:
-        await forget_in_sessions(db, key)
         return False
     raised = await db.fetchval(f"SELECT epoch - born FROM contexts WHERE {HERE}", *key)
     if raised >= _ROOM:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import asyncpg
@@ -47,10 +48,10 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     min_size: int = 1
     max_size: int = 10
-    connect: float = 5.0
+    connect: float = 3.0
     acquire: float = 5.0
-    lock: float = 5.0
-    statement: float = 10.0
+    lock: float = 3.0
+    statement: float = 5.0
     idle: float = 3.0
 
 
@@ -133,7 +134,7 @@ class PostgresDatabase:
             try:
                 return await work(connection)
             except BaseException as error:
-                await _give_up(connection, error)
+                await self._give_up(connection, error)
                 raise
             finally:
                 await self._pool.release(connection, timeout=self._limits.connect)
@@ -159,7 +160,7 @@ class PostgresDatabase:
                         raise RuntimeError("a statement failed in this transaction, and the failure was passed over")
                     return result
                 except BaseException as error:
-                    await _give_up(connection, error)
+                    await self._give_up(connection, error)
                     raise
                 finally:
                     await self._pool.release(connection, timeout=self._limits.connect)
@@ -175,22 +176,38 @@ class PostgresDatabase:
         except FAILURES as error:
             raise as_told(error) from error
 
+    async def _give_up(self, connection: Connection, error: BaseException) -> None:
+        if isinstance(error, _LEFT):
+            # The others lead to the same server: each would be found out by a call that waits as long.
+            await self._pool.expire_connections()
+        await _undo(connection, error)
+
 
 async def _keep(connection: object) -> None:
     """Nothing is left of a transaction that a connection would have to be rid of before the next."""
 
 
-async def _give_up(connection: Connection, error: BaseException) -> None:
+async def _undo(connection: Connection, error: BaseException) -> None:
     """Undo the transaction. Where the caller was cancelled, or the server is silent, the connection is closed: that
     needs no waiting, nor a second connection that asks the server to stop. So is one to a server that has become a
     replica: the next one may find the primary (`target_session_attrs` in the URL)."""
-    if isinstance(error, Exception) and not isinstance(error, _LEFT) and not connection.is_closed():
-        try:
+    try:
+        if isinstance(error, Exception) and not isinstance(error, _LEFT):
             async with asyncio.timeout(_ROLLBACK_SECONDS):
                 await connection.execute("ROLLBACK")
-        except FAILURES:
-            connection.terminate()
-    else:
+            return
+    except FAILURES:
+        pass
+    except BaseException:  # cancelled now: whether it was undone is not known
+        _end(connection)
+        raise
+    _end(connection)
+
+
+def _end(connection: Connection) -> None:
+    # One that is lost has gone back to the pool already, and answers nothing more. That must not take the place of what
+    # the caller is told, least of all of a cancellation.
+    with suppress(asyncpg.InterfaceError):
         connection.terminate()
 
 

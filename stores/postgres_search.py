@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from stores.records import ContextKey
@@ -34,6 +35,9 @@ _ROW = 300
 _MAX_BYTES = 1_000_000
 # Characters whose terms take longer than the loop should stand still for (1 ms).
 _LONG = 4096
+# Of their own: whoever waits for terms holds a context's lock, and the loop's threads may all wait for something else
+# (names of hosts, models that are loaded).
+_THREADS = ThreadPoolExecutor(2, "terms")
 
 
 # ---- writing
@@ -60,7 +64,7 @@ async def lexemes(owner: str, text: str) -> Collection[str]:
     """What the text is found by."""
     if len(text) <= _LONG:
         return _tagged(owner, text)
-    return await asyncio.to_thread(_tagged, owner, text)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, _tagged, owner, text)
 
 
 def _tagged(owner: str, text: str) -> Collection[str]:

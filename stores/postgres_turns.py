@@ -299,6 +299,7 @@ _TO_RUN = (
 )
 
 
-async def turns_to_run(db: Connection, alive: Collection[str], limit: int) -> list[Turn]:
-    rows = await db.fetch(_TO_RUN, list(alive), limit)
+async def turns_to_run(db: Connection, alive: Collection[str] | None, limit: int) -> list[Turn]:
+    # Nothing differs from null.
+    rows = await db.fetch(_TO_RUN, list(alive) if alive is not None else None, limit)
     return [turn_of(ContextKey(row[0], row[1]), tuple(row)[2:]) for row in rows]

@@ -270,13 +270,15 @@ class Recorded(Struct, frozen=True, kw_only=True):
 class Accepted(Struct, frozen=True, kw_only=True):
     """What became of a client's frame. `turn_id` is the turn that it belongs to or touches, `duplicate` says that
     nothing changed because it was stored before, `created` that the context is new, `interrupted` names the turn
-    that was told to stop for it, `woken` says that its turn wants a runner now."""
+    that was told to stop for it, `woken` says that its turn wants a runner now; `epoch`, of what `submit` stored in a
+    context that was there, is that of its row."""
 
     duplicate: bool = False
     created: bool = False
     turn_id: str | None = None
     interrupted: str | None = None
     woken: bool = False
+    epoch: int | None = None
 
 
 # ---- the hot log

@@ -13,7 +13,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from stores.lua_scripts import script
 from stores.ports import Unavailable
@@ -88,7 +88,9 @@ def unavailable(error: RedisError | OSError) -> Unavailable:
     """What a driver's error is to users of the ports. Servers repeat the arguments of a command that they don't know,
     which may be a password or what somebody wrote: that part is cut off, from the cause too."""
     error.args = tuple(arg.partition(", with args")[0] if isinstance(arg, str) else arg for arg in error.args)
-    return Unavailable(f"redis: {type(error).__name__}")
+    words = str(error).split(maxsplit=1)
+    code = f" {words[0]}" if words and isinstance(error, ResponseError) and words[0].isupper() else ""
+    return Unavailable(f"redis: {type(error).__name__}{code}")
 
 
 def _pool(url: str, timeout: float, max_connections: int) -> ConnectionPool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from stores.lua_scripts import script
 from stores.ports import Unavailable
@@ -73,6 +73,9 @@ class RedisLink:
             unknown = next((n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)), None)
             if unknown is not None:
                 replies[unknown:] = await _run_anew(wire, calls[unknown:], commands[unknown:])
+            for reply in replies:
+                if isinstance(reply, ReadOnlyError):
+                    raise reply
             return Answers(wire.run_id, [_refusal(reply) for reply in replies])
 
     async def send(self, *command: Argument) -> Reply:
@@ -96,16 +99,24 @@ class RedisLink:
                 wire = await self._take()
                 try:
                     yield wire
+                except ReadOnlyError:
+                    await wire.drop()  # it is no primary any more: the address may lead to another
+                    raise
                 except ResponseError:
                     await self._give(wire)  # all replies were read
                     raise
                 except BaseException:
-                    # Replies may still come. The others of its age have most likely gone with it.
-                    await wire.drop()
-                    await self._drop_idle()
+                    await wire.drop()  # replies may still come
                     raise
                 await self._give(wire)
+        except ReadOnlyError as error:
+            await self._drop_idle()
+            raise unavailable(error) from error
+        except ResponseError as error:
+            raise unavailable(error) from error
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            # The others of its age have most likely gone with it; a caller that gave up says nothing of them.
+            await self._drop_idle()
             raise unavailable(error) from error
 
     async def _take(self) -> Wire:
@@ -113,12 +124,15 @@ class RedisLink:
             raise ConnectionError("the link is closed")
         while self._idle:
             wire = self._idle.pop()
+            usable = False
             try:
-                if await wire.usable():
-                    return wire
-            except (RedisError, OSError):
-                pass  # it is as dropped as if it had said so
-            await wire.drop()
+                with suppress(RedisError, OSError):  # it is as dropped as if it had said so
+                    usable = await wire.usable()
+            finally:
+                if not usable:
+                    await wire.drop()
+            if usable:
+                return wire
         return await self._dial.wire()
 
     async def _give(self, wire: Wire) -> None:

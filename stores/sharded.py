@@ -7,7 +7,6 @@ from operator import attrgetter
 
 from protocol.frames import WhenBusy
 from stores.list_pages import context_place
-from stores.ports import Unavailable
 from stores.records import (
     Accepted,
     Call,
@@ -66,9 +65,9 @@ class ShardedStore:
         return self._shards.of("owner", owner)
 
     async def check(self) -> None:
-        _, failed = await self._shards.settled(lambda shard: shard.check())
-        for number, error in failed.items():
-            raise Unavailable(f"shard {number} of {len(self._shards)} can't be asked") from error
+        """Raises Unavailable where no shard can be asked: for one that is away the others' contexts are served on. That
+        one is, is logged."""
+        await self._shards.those_there(lambda shard: shard.check())
 
     async def close(self) -> None:
         await self._shards.all(lambda shard: shard.close())
@@ -190,7 +189,7 @@ class ShardedStore:
         lists = await self._shards.those_there(lambda shard: shard.stray_contexts(limit))
         return merge_strays(lists, limit)
 
-    async def turns_to_run(self, alive: Collection[str], limit: int) -> list[Turn]:
+    async def turns_to_run(self, alive: Collection[str] | None, limit: int) -> list[Turn]:
         return merge_turns(await self._shards.those_there(lambda shard: shard.turns_to_run(alive, limit)), limit)
 
     # -- reading

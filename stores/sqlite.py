@@ -251,7 +251,7 @@ class SqliteStore:
     async def stray_contexts(self, limit: int) -> list[ContextKey]:
         return await self._file.read(lambda db: turns.stray_contexts(db, limit))
 
-    async def turns_to_run(self, alive: Collection[str], limit: int) -> list[Turn]:
+    async def turns_to_run(self, alive: Collection[str] | None, limit: int) -> list[Turn]:
         return await self._file.read(lambda db: turns.turns_to_run(db, alive, limit))
 
     # -- reading

@@ -62,7 +62,10 @@ def submit(
             "INSERT INTO turns (cid, id, kind, state, request, place, created_at) VALUES (?, ?, ?, 'queued', ?, ?, ?)",
             (cid, turn.id, turn.kind, turn.request, order if front is None else front, now),
         )
-    return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted)
+    epoch = None
+    if not created:
+        (epoch,) = db.execute("SELECT epoch FROM contexts WHERE cid = ?", (cid,)).fetchone()
+    return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted, epoch=epoch)
 
 
 def _interrupt(db: sqlite3.Connection, cid: int) -> str | None:

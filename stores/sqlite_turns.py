@@ -240,7 +240,7 @@ def stray_contexts(db: sqlite3.Connection, limit: int) -> list[ContextKey]:
     return [ContextKey(owner, id) for owner, id in rows]
 
 
-def turns_to_run(db: sqlite3.Connection, alive: Collection[str], limit: int) -> list[Turn]:
+def turns_to_run(db: sqlite3.Connection, alive: Collection[str] | None, limit: int) -> list[Turn]:
     columns = ", ".join(f"turns.{name}" for name in TURN.split(", "))
     rows = db.execute(
         f"SELECT owner, contexts.id, {columns} FROM turns {ALIVE} JOIN contexts USING (cid) WHERE state != 'done' AND ("
@@ -251,7 +251,8 @@ def turns_to_run(db: sqlite3.Connection, alive: Collection[str], limit: int) -> 
         "    AND first.kind = 'message'"
         "    AND first.state = 'queued'))"
         ") ORDER BY turns.created_at, place LIMIT ?",
-        (msgspec.json.encode(list(alive)).decode(), limit),
+        # JSON's null is a row that nothing differs from.
+        (msgspec.json.encode(list(alive) if alive is not None else None).decode(), limit),
     )
     return [turn_of(ContextKey(row[0], row[1]), row[2:]) for row in rows]
 

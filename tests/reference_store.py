@@ -246,7 +246,8 @@ class ReferenceStore:
                 created_at=float(self._turns),
             )
         self._insert(context, event)
-        return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted)
+        epoch = context.record.epoch if not created else None
+        return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted, epoch=epoch)
 
     async def steer(self, key: ContextKey, turn_id: str, event: NewEvent) -> Accepted | None:
         context = await self._context(key)
@@ -471,11 +472,13 @@ class ReferenceStore:
                     since[key] = min(since.get(key, math.inf), context.stored_at[row.id])
         return sorted(since, key=lambda key: since[key])[:limit]
 
-    async def turns_to_run(self, alive: Collection[str], limit: int) -> list[Turn]:
+    async def turns_to_run(self, alive: Collection[str] | None, limit: int) -> list[Turn]:
         await asyncio.sleep(0)
         found: list[Turn] = []
         for context in self._contexts.values():
-            found += [t for t in context.turns.values() if t.state in _OWNED and t.runner not in alive]
+            for turn in context.turns.values():
+                gone = turn.runner is None or (alive is not None and turn.runner not in alive)
+                found += [turn] if turn.state in _OWNED and gone else []
             found += [t for t in context.turns.values() if t.kind == "tool" and t.state is TurnState.QUEUED]
             following = self._next(context)
             found += [following] if following is not None else []

@@ -63,6 +63,14 @@ class Server(ABC):
     @abstractmethod
     def _ready(self, pid: int) -> bool: ...
 
+    def revive(self) -> bool:
+        """Start it again where it has ended by itself; whether it had. Raises ServerError, after which it may be tried
+        again."""
+        if self._process is not None and self._process.poll() is None:
+            return False
+        self.start()
+        return True
+
     def stop(self) -> None:
         self._end(self.end_in_order)
 

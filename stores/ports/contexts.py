@@ -192,8 +192,9 @@ class ContextStore(Protocol):
         come first (of several shards, each one's in turn)."""
         ...
 
-    async def turns_to_run(self, alive: Collection[str], limit: int) -> list[Turn]:
-        """Turns that want a runner, oldest first: RUNNING or ENDED ones whose runner is None or not in `alive`, and
+    async def turns_to_run(self, alive: Collection[str] | None, limit: int) -> list[Turn]:
+        """Turns that want a runner, oldest first: RUNNING or ENDED ones whose runner is None or not in `alive` (None:
+        who lives is not known), and
         what `next_turn` gives for each context."""
         ...
 

@@ -8,11 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
+from typer.testing import CliRunner
+
+from gateway.cli_keys import keys
 
 __all__ = ["GatewayProcess", "free_port"]
 
@@ -24,18 +30,44 @@ def free_port() -> int:
 
 
 class GatewayProcess:
-    """`tidegate serve` on a port and a data directory of its own, which outlive its kills and restarts."""
+    """`tidegate serve` on a port and a data directory of its own, which outlive its kills and restarts.
+
+    Keys are of `tenant`: so that tests which share a gateway know nothing of each other. `env` is added to the
+    environment at every start.
+    """
 
     def __init__(self, folder: Path, *, config: str = "", script: list[str] | None = None) -> None:
         self.folder = folder
-        self.port = free_port()
+        self._port = free_port()
         self.config = folder / "tidegate.toml"
         self.config.write_text(config)
         self._place = ["--config", str(self.config), "--data", str(folder)]
         self._script = script or [sys.executable, "-m", "gateway.cli", "serve"]
         self.process: subprocess.Popen[bytes] | None = None
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.ws = f"ws://127.0.0.1:{self.port}/v1/ws"
+        self.tenant = "default"
+        self.env: dict[str, str] = {}
+        self.started = 0.0  # by time.monotonic
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/v1/ws"
+
+    @property
+    def processes(self) -> Sequence[subprocess.Popen[bytes]]:
+        """Those that were started, whether or not they still run."""
+        return [] if self.process is None else [self.process]
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.processes) and all(process.poll() is None for process in self.processes)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -50,11 +82,12 @@ class GatewayProcess:
         with (self.folder / "gateway.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*self._script, *self._place, "--port", str(self.port)],
-                env=os.environ | env,
+                env=os.environ | self.env | env,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+        self.started = time.monotonic()
         try:
             await self.ready()
         except BaseException:
@@ -96,12 +129,11 @@ class GatewayProcess:
 
     def key(self, subject: str = "ann", *more: str) -> str:
         """A new API key of the subject."""
-        made = subprocess.run(
-            [sys.executable, "-m", "gateway.cli", "keys", "create", "--subject", subject, *more, *self._place],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        words = ["create", "--subject", subject, "--tenant", self.tenant, *more, *self._place]
+        # The command without its process, which costs more than most tests; in a thread, as it runs a loop of its own.
+        with ThreadPoolExecutor(1) as thread:
+            made = thread.submit(CliRunner().invoke, keys, words).result()
+        assert made.exit_code == 0, made.output
         return made.stdout.strip()
 
     def log(self) -> str:

@@ -10,6 +10,7 @@ from gateway import tool
 from gateway.client import Client, Refused, connect
 from gateway.core.fold import Transcript
 from protocol.frames import Delta, Message, Snapshot, ToolProgress, TurnEnd
+from tests.e2e.conftest import EVERYWHERE, FAST, SHARED, Launch
 from tests.e2e.gateways import GatewayProcess
 from tests.gateway.cutting_proxy import cutting
 
@@ -27,6 +28,7 @@ async def _stream(client: Client, text: str, context_id: str) -> str:
         return "".join([piece async for piece in client.stream(text, context_id)])
 
 
+@SHARED
 async def test_text_streams_and_folds_to_the_transcript(gateway: GatewayProcess) -> None:
     async with connect(gateway.url, token=gateway.key()) as client:
         text = await _stream(client, "good morning", "chat")
@@ -36,6 +38,7 @@ async def test_text_streams_and_folds_to_the_transcript(gateway: GatewayProcess)
         assert await client.ping() > 0
 
 
+@EVERYWHERE
 async def test_two_devices_end_with_the_same(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with connect(gateway.url, token=key) as one, connect(gateway.url, token=key) as other:
@@ -50,6 +53,7 @@ async def test_two_devices_end_with_the_same(gateway: GatewayProcess) -> None:
 
 
 @pytest.mark.parametrize("budget", [1500, 2500, 4000])
+@SHARED
 async def test_a_network_that_cuts_again_and_again_loses_and_repeats_no_text(
     gateway: GatewayProcess, budget: int
 ) -> None:
@@ -76,6 +80,7 @@ async def test_a_network_that_cuts_again_and_again_loses_and_repeats_no_text(
         assert _answers(chat.transcript) == [pieces]
 
 
+@EVERYWHERE
 async def test_a_client_tool_is_called_by_the_model_and_directly(gateway: GatewayProcess) -> None:
     runs: list[str] = []
 
@@ -95,6 +100,7 @@ async def test_a_client_tool_is_called_by_the_model_and_directly(gateway: Gatewa
     assert runs == ["Rome", "Oslo"]
 
 
+@SHARED
 async def test_refusals_and_cancels(gateway: GatewayProcess) -> None:
     async with connect(gateway.url, token=gateway.key()) as client, asyncio.timeout(20):
         with pytest.raises(Refused) as refused:
@@ -111,6 +117,7 @@ async def test_refusals_and_cancels(gateway: GatewayProcess) -> None:
         assert turn.end.status == "cancelled"
 
 
+@SHARED
 async def test_progress_is_seen(gateway: GatewayProcess) -> None:
     async with connect(gateway.url, token=gateway.key()) as client, asyncio.timeout(20):
         turn = await client.ask("count 2")
@@ -120,8 +127,11 @@ async def test_progress_is_seen(gateway: GatewayProcess) -> None:
 
 
 @pytest.mark.promise("4")
-async def test_a_stream_goes_on_after_the_gateway_was_killed_and_started_again(gateway: GatewayProcess) -> None:
-    async with connect(gateway.url, token=gateway.key(), random=lambda: 0.05) as client:
+async def test_a_stream_goes_on_after_the_gateway_was_killed_and_started_again(launch: Launch) -> None:
+    async with (
+        launch(FAST) as gateway,
+        connect(gateway.url, token=gateway.key(), random=lambda: 0.05) as client,
+    ):
         text = ""
         killed = False
         async with asyncio.timeout(90):

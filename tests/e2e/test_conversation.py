@@ -7,6 +7,7 @@ import asyncio
 import httpx
 import pytest
 
+from tests.e2e.conftest import EVERYWHERE, SHARED
 from tests.e2e.gateways import GatewayProcess
 from tests.e2e.wire import Frame, Wire, check_contiguous, spoken
 
@@ -19,6 +20,7 @@ def _kinds(events: list[Frame]) -> list[str]:
     return kinds
 
 
+@SHARED
 async def test_hello_and_ready(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, subprotocols=["tidegate.v1.json"]) as wire:
         ready = await wire.hello(token=gateway.key("ann"))
@@ -31,6 +33,7 @@ async def test_hello_and_ready(gateway: GatewayProcess) -> None:
 
 
 @pytest.mark.promise("1")
+@EVERYWHERE
 async def test_a_message_is_acknowledged_then_streamed(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -50,6 +53,7 @@ async def test_a_message_is_acknowledged_then_streamed(gateway: GatewayProcess) 
     assert {event["turn_id"] for event in events} == {ack["id"]}
 
 
+@EVERYWHERE
 async def test_a_context_is_made_where_none_is_named(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -61,6 +65,7 @@ async def test_a_context_is_made_where_none_is_named(gateway: GatewayProcess) ->
     assert "duplicate" not in first
 
 
+@EVERYWHERE
 async def test_the_model_calls_a_tool_with_progress(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -78,6 +83,7 @@ async def test_the_model_calls_a_tool_with_progress(gateway: GatewayProcess) -> 
     assert events[-1]["steps"] == 2
 
 
+@SHARED
 async def test_the_calculator_answers_as_in_the_seed(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -91,6 +97,7 @@ async def test_the_calculator_answers_as_in_the_seed(gateway: GatewayProcess) ->
     assert events[1]["result"] == {"result": 15}
 
 
+@SHARED
 async def test_wrong_parameters_are_a_response_and_unknown_tools_an_error(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -104,6 +111,7 @@ async def test_wrong_parameters_are_a_response_and_unknown_tools_an_error(gatewa
     assert unknown["path"] == "tool"
 
 
+@SHARED
 async def test_two_calls_run_beside_the_talk(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -118,6 +126,7 @@ async def test_two_calls_run_beside_the_talk(gateway: GatewayProcess) -> None:
 
 
 @pytest.mark.promise("1")
+@EVERYWHERE
 async def test_every_device_and_history_end_with_the_same(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with Wire(gateway.ws, key) as one, Wire(gateway.ws, key) as other:
@@ -136,6 +145,7 @@ async def test_every_device_and_history_end_with_the_same(gateway: GatewayProces
 
 
 @pytest.mark.parametrize("busy", ["queue", "interrupt", "steer", "reject"])
+@EVERYWHERE
 async def test_a_message_while_a_turn_runs(gateway: GatewayProcess, busy: str) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -160,6 +170,7 @@ async def test_a_message_while_a_turn_runs(gateway: GatewayProcess, busy: str) -
         assert events[-1] == end
 
 
+@EVERYWHERE
 async def test_cancel_from_another_device(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with Wire(gateway.ws, key) as one, Wire(gateway.ws, key) as other:
@@ -178,6 +189,7 @@ async def test_cancel_from_another_device(gateway: GatewayProcess) -> None:
     assert message["content"] == spoken(one.events("chat"), message["id"])
 
 
+@EVERYWHERE
 async def test_cancel_of_a_running_tool_answers_its_call(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -191,6 +203,7 @@ async def test_cancel_of_a_running_tool_answers_its_call(gateway: GatewayProcess
     assert end["status"] == "complete"
 
 
+@EVERYWHERE
 async def test_a_tool_of_the_client(gateway: GatewayProcess) -> None:
     spec = {"name": "where_am_i", "description": "The device's place.", "parameters": {"type": "object"}}
     async with Wire(gateway.ws, gateway.key()) as wire:
@@ -211,6 +224,7 @@ async def test_a_tool_of_the_client(gateway: GatewayProcess) -> None:
 
 
 @pytest.mark.promise("6")
+@EVERYWHERE
 async def test_principals_never_meet(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key("ann")) as ann, Wire(gateway.ws, gateway.key("bob")) as bob:
         ready = await ann.hello()
@@ -222,6 +236,7 @@ async def test_principals_never_meet(gateway: GatewayProcess) -> None:
         assert "secret" not in str(bob.frames)
 
 
+@EVERYWHERE
 async def test_the_log_of_the_process_holds_no_content(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with Wire(gateway.ws, key) as wire:

@@ -22,6 +22,7 @@ from gateway.core.fold import Transcript
 from protocol.codec import decode_server
 from protocol.frames import Event, Snapshot
 from protocol.ids import Cursor
+from tests.e2e.conftest import EVERYWHERE, SHARED, Launch
 from tests.e2e.gateways import GatewayProcess
 from tests.e2e.sse import Sse, following, http_client, posting, raw_request
 from tests.e2e.wire import DURABLE, Frame, Wire, check_contiguous, spoken
@@ -79,6 +80,7 @@ async def _until(http: httpx.AsyncClient, metric: str) -> None:
 
 
 @pytest.mark.promise("1")
+@EVERYWHERE
 async def test_what_a_stream_a_turn_a_socket_and_history_say_is_the_same(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with http_client(gateway.url, key) as http, Wire(gateway.ws, key) as wire:
@@ -108,6 +110,7 @@ async def test_what_a_stream_a_turn_a_socket_and_history_say_is_the_same(gateway
     check_contiguous(stream.frames[1:])
 
 
+@EVERYWHERE
 async def test_the_bytes_are_those_of_the_socket(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with http_client(gateway.url, key) as http:
@@ -133,6 +136,7 @@ async def test_the_head_of_a_response_is_there_before_anything_happens(tmp_path:
         assert (head.status_code, head.content) == (200, b"")
 
 
+@SHARED
 async def test_a_proxy_that_buffers_lets_it_through(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with _buffering(gateway.port) as url, http_client(url, key) as http:
@@ -188,8 +192,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.mark.promise("1")
-async def test_a_stream_that_is_cut_again_and_again_goes_on_from_its_last_event(tmp_path: Path) -> None:
-    async with GatewayProcess(tmp_path, config=SLOW) as gateway, cutting(gateway.port, 3000) as proxy:
+async def test_a_stream_that_is_cut_again_and_again_goes_on_from_its_last_event(launch: Launch) -> None:
+    async with launch(SLOW) as gateway, cutting(gateway.port, 3000) as proxy:
         key = gateway.key()
         async with http_client(gateway.url, key) as http, http_client(proxy.url, key) as bad:
             await http.post("/v1/contexts", json={"id": "chat"})
@@ -367,6 +371,7 @@ async def test_a_client_that_goes_away_stops_nothing_and_leaves_nothing(tmp_path
 # ---- messages
 
 
+@EVERYWHERE
 async def test_the_same_message_twice_at_once_is_one_turn(gateway: GatewayProcess) -> None:
     async with http_client(gateway.url, gateway.key()) as http:
         path, message = "/v1/contexts/chat/messages", {"id": "m1", "content": "calc 5 * 3"}
@@ -383,6 +388,7 @@ async def test_the_same_message_twice_at_once_is_one_turn(gateway: GatewayProces
         assert await _history(http) == events
 
 
+@SHARED
 async def test_a_message_without_an_answer_is_its_one_event(gateway: GatewayProcess) -> None:
     async with http_client(gateway.url, gateway.key()) as http:
         frame: Frame = {}
@@ -468,6 +474,7 @@ async def test_an_approval_over_http(tmp_path: Path, approved: bool) -> None:
         gateway.kill()
 
 
+@EVERYWHERE
 async def test_a_tool_of_a_client_that_is_away_is_answered_over_http(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with http_client(gateway.url, key) as http, http_client(gateway.url, gateway.key("bob")) as other:
@@ -495,6 +502,7 @@ async def test_a_tool_of_a_client_that_is_away_is_answered_over_http(gateway: Ga
 # ---- refusals and ends
 
 
+@SHARED
 async def test_refusals_name_what_is_wrong(gateway: GatewayProcess) -> None:
     async with http_client(gateway.url, gateway.key()) as http:
         path = "/v1/contexts/chat/messages"
@@ -525,6 +533,7 @@ async def test_refusals_name_what_is_wrong(gateway: GatewayProcess) -> None:
 
 
 @pytest.mark.promise("6")
+@EVERYWHERE
 async def test_principals_never_meet(gateway: GatewayProcess) -> None:
     async with (
         http_client(gateway.url, gateway.key("ann")) as ann,
@@ -593,9 +602,11 @@ async def test_draining_lets_turns_end_and_then_ends_the_streams(tmp_path: Path)
         await http.post("/v1/contexts", json={"id": "chat"})
         async with following(http, "chat") as stream, posting(http, "chat", id="m1", content="long 2000") as turn:
             await turn.wait(lambda frame: frame["type"] == "delta")
+            # A connection that is there before: nobody else gets in any more.
+            assert (await http.get("/readyz")).status_code == 200
             gateway.terminate()
             async with asyncio.timeout(15):
-                while not await _drains(http):
+                while (await http.get("/readyz")).status_code == 200:
                     await asyncio.sleep(0.02)
             refused = await http.post("/v1/contexts/chat/messages", json={"content": "too late"})
             # What ends a turn is still taken.
@@ -607,11 +618,6 @@ async def test_draining_lets_turns_end_and_then_ends_the_streams(tmp_path: Path)
         assert stream.frames[-1]["type"] == "turn_end"
         assert stream.comments[-1] == "the instance restarts"
         assert await gateway.died() == 0
-
-
-async def _drains(http: httpx.AsyncClient) -> bool:
-    async with http.stream("GET", "/v1/contexts/chat/stream") as answer:
-        return answer.status_code == 503
 
 
 async def test_a_turn_that_is_too_long_for_the_drain_goes_on_after_the_restart(tmp_path: Path) -> None:

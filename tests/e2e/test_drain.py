@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.e2e.gateways import GatewayProcess
+from tests.e2e.conftest import Launch
 from tests.e2e.wire import Wire, check_contiguous, spoken
 
 CONFIG = """
@@ -18,8 +16,8 @@ delay = 5
 """
 
 
-async def test_a_running_turn_ends_before_the_gateway_does(tmp_path: Path) -> None:
-    async with GatewayProcess(tmp_path, config=CONFIG.format(seconds=20)) as gateway:
+async def test_a_running_turn_ends_before_the_gateway_does(launch: Launch) -> None:
+    async with launch(CONFIG.format(seconds=20)) as gateway:
         async with Wire(gateway.ws, gateway.key()) as wire:
             await wire.hello()
             await wire.ask("message", id="m", content="long 200", context_id="chat")
@@ -37,8 +35,8 @@ async def test_a_running_turn_ends_before_the_gateway_does(tmp_path: Path) -> No
 
 
 @pytest.mark.promise("4")
-async def test_a_turn_that_is_too_long_goes_on_after_the_restart(tmp_path: Path) -> None:
-    async with GatewayProcess(tmp_path, config=CONFIG.format(seconds=0.1)) as gateway:
+async def test_a_turn_that_is_too_long_goes_on_after_the_restart(launch: Launch) -> None:
+    async with launch(CONFIG.format(seconds=0.1)) as gateway:
         key = gateway.key()
         async with Wire(gateway.ws, key) as wire:
             await wire.hello()

@@ -9,6 +9,7 @@ import httpx
 import jwt
 import pytest
 
+from tests.e2e.conftest import EVERYWHERE, SHARED
 from tests.e2e.gateways import GatewayProcess
 from tests.e2e.wire import Wire
 
@@ -19,6 +20,7 @@ def _client(gateway: GatewayProcess, key: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=gateway.url, headers={"X-API-Key": key}, trust_env=False)
 
 
+@EVERYWHERE
 async def test_a_context_is_made_renamed_listed_and_deleted_for_good(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with _client(gateway, key) as http, Wire(gateway.ws, key) as wire:
@@ -41,6 +43,7 @@ async def test_a_context_is_made_renamed_listed_and_deleted_for_good(gateway: Ga
         await wire.turn("afresh", "chat")
 
 
+@EVERYWHERE
 async def test_history_comes_in_pages(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with _client(gateway, key) as http, Wire(gateway.ws, key) as wire:
@@ -60,6 +63,7 @@ async def test_history_comes_in_pages(gateway: GatewayProcess) -> None:
 
 
 @pytest.mark.promise("6")
+@EVERYWHERE
 async def test_what_is_not_ones_own_is_not_found(gateway: GatewayProcess) -> None:
     async with _client(gateway, gateway.key("ann")) as ann, _client(gateway, gateway.key("bob")) as bob:
         await ann.post("/v1/contexts", json={"id": "chat"})
@@ -74,6 +78,7 @@ async def test_what_is_not_ones_own_is_not_found(gateway: GatewayProcess) -> Non
         assert (await ann.get("/v1/contexts/chat")).json()["title"] is None
 
 
+@SHARED
 async def test_refusals_name_what_is_wrong(gateway: GatewayProcess) -> None:
     async with _client(gateway, gateway.key()) as http:
         answers = {

@@ -1,4 +1,7 @@
-"""kill -9 between any two durable steps of a turn: the turn goes on, and nothing is lost, repeated or left hanging."""
+"""kill -9 between any two durable steps of a turn: the turn goes on, and nothing is lost, repeated or left hanging.
+
+Kills in the middle of a step, of instances that share their stores, are test_cluster_takeover's.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ import httpx
 import pytest
 from websockets.exceptions import WebSocketException
 
+from gateway.servers.valkey import ValkeyServer
+from tests.e2e.cluster import Cluster
 from tests.e2e.gateways import GatewayProcess
 from tests.e2e.wire import Frame, Wire
+from tests.servers.postgres import database
 
 CONFIG = """
 [models.demo]
@@ -30,9 +36,9 @@ TURNS = {
 }
 
 
-async def _transcript(gateway: GatewayProcess, key: str) -> list[Frame]:
+async def _transcript(gateway: GatewayProcess, key: str, context_id: str = "chat") -> list[Frame]:
     async with httpx.AsyncClient(headers={"X-API-Key": key}) as client:
-        page = await client.get(f"{gateway.url}/v1/contexts/chat/events?limit=200")
+        page = await client.get(f"{gateway.url}/v1/contexts/{context_id}/events?limit=200")
         return page.json()["events"]
 
 
@@ -98,6 +104,57 @@ async def test_a_kill_between_any_two_durable_steps(tmp_path: Path, content: str
             await _crash_once(folder, content, place)
 
     await asyncio.gather(*(crash_at(place) for place in range(count)))
+
+
+@pytest.mark.promise("2")
+@pytest.mark.promise("4")
+async def test_another_instance_goes_on_after_a_kill_between_any_two_durable_steps(
+    tmp_path: Path, valkey: ValkeyServer
+) -> None:
+    """An instance for each step dies there under a turn of its own; one that lives takes all of these over."""
+    content = TURNS["a tool that must not run twice"]
+    count = await _count_checkpoints(tmp_path / "count", content)
+    trace = tmp_path / "trace"
+    trace.touch()
+    async with database() as store:
+        cluster = Cluster(tmp_path, redis=valkey.url, store=store, config=CONFIG, script=SCRIPT, instances=count + 1)
+        *dying, living = cluster.members
+        key = cluster.key()
+        limit = asyncio.Semaphore(2)
+
+        async def crash_at(place: int) -> None:
+            async with limit:
+                await dying[place].start(TOOL_TRACE=str(trace), CRASH_AT=str(place))
+                try:
+                    async with Wire(dying[place].ws, key) as wire:
+                        await wire.hello()
+                        await wire.ask("message", id="m1", content=content, context_id=f"chat{place}")
+                        await wire.wait_closed()
+                except (OSError, WebSocketException):
+                    pass
+                await dying[place].died()
+
+        try:
+            await living.start(TOOL_TRACE=str(trace), CRASH_AT="1000000")
+            await asyncio.gather(*(crash_at(place) for place in range(count)))
+            async with Wire(living.ws, key) as wire:
+                await wire.hello()
+                for place in range(count):
+                    # Whoever heard no acknowledgement sends it again.
+                    await wire.ask("message", id="m1", content=content, context_id=f"chat{place}")
+                for place in range(count):
+                    await wire.wait(lambda frame, name=f"chat{place}": _ends(frame, name))
+            for place in range(count):
+                _check(await _transcript(living, key, f"chat{place}"), trace)
+        finally:
+            cluster.kill()
+
+
+def _ends(frame: Frame, context_id: str) -> bool:
+    if frame.get("context_id") != context_id:
+        return False
+    events = frame["events"] if frame["type"] == "snapshot" else [frame]
+    return any(event["type"] == "turn_end" for event in events)
 
 
 async def _count_checkpoints(folder: Path, content: str) -> int:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import EVERYWHERE
 from tests.e2e.gateways import GatewayProcess
 from tests.e2e.sse import http_client, posting
 
 
 @pytest.mark.parametrize("respond", [True, False])
+@EVERYWHERE
 async def test_a_response_that_has_nothing_more_to_say_ends(gateway: GatewayProcess, respond: bool) -> None:
     message: dict[str, Any] = {"id": "m1", "content": "hello", "respond": respond}
     async with http_client(gateway.url, gateway.key()) as http:
@@ -30,6 +32,7 @@ async def test_a_response_that_has_nothing_more_to_say_ends(gateway: GatewayProc
 
 
 @pytest.mark.parametrize("format", ["ai-sdk"])
+@EVERYWHERE
 async def test_a_front_end_is_told_how_the_turn_ended(gateway: GatewayProcess, format: str) -> None:
     async with http_client(gateway.url, gateway.key()) as http:
         async with posting(http, "chat", id="m1", content="hello") as first:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.conftest import EVERYWHERE, SHARED
 from tests.e2e.gateways import GatewayProcess
 from tests.e2e.wire import Wire
 
@@ -46,6 +47,7 @@ async def test_what_was_said_is_found_with_its_place(gateway: GatewayProcess) ->
 
 
 @pytest.mark.promise("6")
+@EVERYWHERE
 async def test_nobody_finds_what_is_anothers(gateway: GatewayProcess) -> None:
     ann, bob = gateway.key("ann"), gateway.key("bob")
     async with client_of(gateway, ann) as hers, client_of(gateway, bob) as his, Wire(gateway.ws, ann) as wire:
@@ -55,6 +57,7 @@ async def test_nobody_finds_what_is_anothers(gateway: GatewayProcess) -> None:
         assert await search(his, "secret") == {"results": [], "next": None}
 
 
+@EVERYWHERE
 async def test_pages(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with client_of(gateway, key) as http:
@@ -71,6 +74,7 @@ async def test_pages(gateway: GatewayProcess) -> None:
         assert found == ["c4", "c3", "c2", "c1", "c0"]
 
 
+@SHARED
 async def test_no_query_breaks_it(gateway: GatewayProcess) -> None:
     async with client_of(gateway, gateway.key()) as http:
         for query in ("", '"', "* NEAR(", "title:x", "a\0b", "'; DROP TABLE contexts;--", "x" * 8000, "京" * 500):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.e2e.conftest import Launch
 from tests.e2e.gateways import GatewayProcess
 from tests.e2e.wire import Wire, check_contiguous, spoken
 
@@ -24,13 +24,12 @@ heartbeat = 60
 
 
 def _private_bytes(gateway: GatewayProcess) -> int:
-    assert gateway.process is not None
-    return psutil.Process(gateway.process.pid).memory_full_info().uss
+    return sum(psutil.Process(process.pid).memory_full_info().uss for process in gateway.processes)
 
 
 @pytest.mark.promise("5")
-async def test_fifty_readers_that_read_nothing(tmp_path: Path) -> None:
-    async with GatewayProcess(tmp_path, config=CONFIG) as gateway, AsyncExitStack() as stack:
+async def test_fifty_readers_that_read_nothing(launch: Launch) -> None:
+    async with launch(CONFIG) as gateway, AsyncExitStack() as stack:
         key = gateway.key()
         fast = await stack.enter_async_context(Wire(gateway.ws, key))
         await fast.hello()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from tests.e2e.conftest import EVERYWHERE, SHARED
 from tests.e2e.gateways import GatewayProcess
 from tests.e2e.wire import Frame, Wire, check_contiguous, spoken
 
@@ -39,6 +40,7 @@ async def strict(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
 @pytest.mark.parametrize(
     "cut_at", ["ack", "message", "message_start", "delta", "tool_call", "tool_progress", "tool_response", "turn_end"]
 )
+@EVERYWHERE
 async def test_a_socket_cut_at_every_kind_of_frame(gateway: GatewayProcess, cut_at: str) -> None:
     key = gateway.key()
     async with Wire(gateway.ws, key) as wire:
@@ -65,6 +67,7 @@ async def test_a_socket_cut_at_every_kind_of_frame(gateway: GatewayProcess, cut_
     assert events[-1]["type"] == "turn_end"
 
 
+@EVERYWHERE
 async def test_the_same_frame_twice_at_once_on_two_sockets(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with Wire(gateway.ws, key) as one, Wire(gateway.ws, key) as other:
@@ -77,6 +80,7 @@ async def test_the_same_frame_twice_at_once_on_two_sockets(gateway: GatewayProce
     assert [event["type"] for event in one.events("chat")].count("turn_end") <= 1
 
 
+@EVERYWHERE
 async def test_two_devices_write_at_once(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with Wire(gateway.ws, key) as one, Wire(gateway.ws, key) as other:
@@ -103,6 +107,7 @@ async def test_two_devices_write_at_once(gateway: GatewayProcess) -> None:
     assert order == begun, "one turn runs at a time"
 
 
+@EVERYWHERE
 async def test_an_old_connection_whose_hello_comes_late(gateway: GatewayProcess) -> None:
     key = gateway.key()
     async with Wire(gateway.ws, key) as first:
@@ -132,6 +137,7 @@ async def test_an_old_connection_whose_hello_comes_late(gateway: GatewayProcess)
         ('{"type":"message","id":"x","content":"y","when_busy":"never"}', "when_busy"),
     ],
 )
+@SHARED
 async def test_an_invalid_frame_names_its_path(gateway: GatewayProcess, text: str, path: str | None) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -142,12 +148,14 @@ async def test_an_invalid_frame_names_its_path(gateway: GatewayProcess, text: st
         assert (await wire.ask("ping"))["type"] == "pong"
 
 
+@SHARED
 async def test_unknown_fields_are_ignored(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello(future={"a": 1})
         assert (await wire.ask("ping", more=True))["type"] == "pong"
 
 
+@SHARED
 async def test_too_many_invalid_frames_close(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -157,6 +165,7 @@ async def test_too_many_invalid_frames_close(gateway: GatewayProcess) -> None:
     assert [frame["type"] for frame in wire.frames].count("error") == 21
 
 
+@SHARED
 async def test_a_binary_message_closes(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()
@@ -187,6 +196,7 @@ async def test_a_client_without_a_sign_of_life_is_closed(strict: GatewayProcess)
         assert await wire.wait_closed() == 4408
 
 
+@SHARED
 async def test_the_first_frame_is_hello(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         assert (await wire.ask("ping"))["code"] == "invalid_frame"
@@ -197,6 +207,7 @@ async def test_the_first_frame_is_hello(gateway: GatewayProcess) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"X-API-Key": "tg_wrong"}, {"Authorization": "Bearer nonsense"}])
+@SHARED
 async def test_wrong_headers_refuse_the_upgrade(gateway: GatewayProcess, headers: dict[str, str]) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with Wire(gateway.ws, additional_headers=headers):
@@ -204,6 +215,7 @@ async def test_wrong_headers_refuse_the_upgrade(gateway: GatewayProcess, headers
     assert refused.value.response.status_code == 401
 
 
+@SHARED
 async def test_a_foreign_origin_is_refused(gateway: GatewayProcess) -> None:
     with pytest.raises(InvalidStatus) as refused:
         async with Wire(gateway.ws, gateway.key(), origin="https://evil.example"):
@@ -213,6 +225,7 @@ async def test_a_foreign_origin_is_refused(gateway: GatewayProcess) -> None:
         await wire.hello()
 
 
+@SHARED
 async def test_bad_tokens_and_tickets_are_told_after_the_upgrade(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws) as wire:
         await wire.send({"type": "hello", "token": "nonsense"})
@@ -226,6 +239,7 @@ async def test_bad_tokens_and_tickets_are_told_after_the_upgrade(gateway: Gatewa
         assert await wire.wait_closed() == 4401, "a long-lived secret is never taken from a URL"
 
 
+@EVERYWHERE
 async def test_a_ticket_is_good_once(gateway: GatewayProcess) -> None:
     async with httpx.AsyncClient(headers={"X-API-Key": gateway.key("ann")}) as client:
         ticket = (await client.post(f"{gateway.url}/v1/tickets")).json()
@@ -264,6 +278,7 @@ async def test_too_many_messages_a_minute_are_refused_and_not_stored(strict: Gat
     assert len(page["events"]) == sum(answer["type"] == "ack" for answer in answers)
 
 
+@SHARED
 async def test_half_a_frame_and_invalid_utf8(gateway: GatewayProcess) -> None:
     async with Wire(gateway.ws, gateway.key()) as wire:
         await wire.hello()

@@ -1,4 +1,7 @@
-"""A disk that is full, a database that somebody else has locked: frames are refused, turns wait, nothing is lost."""
+"""A disk that is full, a database that somebody else has locked: frames are refused, turns wait, nothing is lost.
+
+These are faults of a file. Those of servers, under several instances, are test_cluster_faults'.
+"""
 
 from __future__ import annotations
 

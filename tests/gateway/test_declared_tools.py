@@ -7,7 +7,11 @@ import asyncio
 import pytest
 
 import gateway.declared_tools
+from gateway.core.policy import Policy
 from gateway.declared_tools import DeclaredTools
+from gateway.routing import Routes
+from gateway.tools.registry import ToolRegistry
+from gateway.tools.runner import ToolRunner
 from protocol.codec import encode
 from protocol.frames import Hello, ToolSpec
 from stores.memory import MemoryCache
@@ -136,15 +140,23 @@ async def test_what_was_used_last_is_remembered(monkeypatch: pytest.MonkeyPatch)
     assert world.calls.made["store.of"] == 4
 
 
-@pytest.mark.parametrize("point", ["cache.get tools", "store.of"])
-async def test_what_is_away_is_told_and_nothing_wrong_is_remembered(point: str) -> None:
+async def test_a_store_that_is_away_is_told_and_nothing_wrong_is_remembered() -> None:
     world = SessionWorld()
     one = instance(world)
     declare(world, "a", BROWSER)
-    world.calls.away.add(point)
+    world.calls.away.add("store.of")
     with pytest.raises(Unavailable):
         await one.of(OWNER)
     world.calls.away.clear()
+    assert await ids(one) == ["a"]
+
+
+async def test_while_the_cache_is_away_the_store_is_asked_each_time() -> None:
+    world = SessionWorld()
+    one = instance(world)
+    world.calls.away.add("cache.get tools")
+    assert await ids(one) == []
+    declare(world, "a", BROWSER)
     assert await ids(one) == ["a"]
 
 
@@ -176,3 +188,15 @@ async def test_a_hello_that_declares_nothing_costs_nobody_a_look() -> None:
     await world.open(world.one, Hello(session_id=session.id, attempt=1))
     await ids(watching)
     assert world.calls.made["store.of"] == 1
+
+
+async def test_who_asks_is_told_that_it_can_not_be_known_now() -> None:
+    world = SessionWorld()
+    tools = DeclaredTools(world.store, world.cache, lambda: world.now)
+    routes = Routes(ToolRegistry([]), ToolRunner(), Policy({}), tools)
+    world.calls.away.add("store.of")
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await routes.route_for(ALICE, None, "browser")
+        with pytest.raises(Unavailable):
+            await routes.client_tools(ALICE.owner, None)

@@ -129,7 +129,7 @@ async def test_an_event_that_was_stored_after_the_epoch_was_known_is_placed_with
     world.store.calls.clear()
     for number in range(1, 4):
         event = await world.store_message(f"m{number}")
-        placed = await world.one.place(KEY, event, epoch)
+        placed = await world.one.place(KEY, event, epoch, epoch)
         assert (placed.epoch, placed.seq) == (epoch, number)
     assert world.store.calls == {}
     assert world.notes == [{"m1": 1}, {"m2": 2}, {"m3": 3}]
@@ -141,7 +141,7 @@ async def test_where_that_epoch_is_over_the_event_gets_the_seq_of_the_next_one()
     epoch = await world.one.current(KEY)
     event = await world.store_message("m1")
     await world.log.drop(KEY)
-    placed = await world.one.place(KEY, event, epoch)
+    placed = await world.one.place(KEY, event, epoch, epoch)
     # Whoever begins a log appends what has no seq: it is known by then, and not appended again.
     assert (placed.epoch, placed.seq) == (2, 1)
     head = await world.log.head(KEY)
@@ -154,7 +154,7 @@ async def test_an_event_that_another_one_placed_keeps_its_seq() -> None:
     epoch = await world.one.current(KEY)
     event = await world.store_message("m1")
     await world.two.place_row(KEY, "m1")
-    placed = await world.one.place(KEY, event, epoch)
+    placed = await world.one.place(KEY, event, epoch, epoch)
     assert (placed.epoch, placed.seq) == (epoch, 1)
     assert await world.log.head(KEY) == Head(1, 1)
     await world.kept.record(KEY, 1, {"m1": 1})
@@ -168,12 +168,12 @@ async def test_a_log_that_is_away_or_a_context_that_is_gone_is_told() -> None:
     event = await world.store_message("m1")
     world.log.away = True
     with pytest.raises(Unavailable):
-        await world.one.place(KEY, event, epoch)
+        await world.one.place(KEY, event, epoch, epoch)
     world.log.away = False
     await world.kept.delete_context(KEY)
     await world.log.drop(KEY)
     with pytest.raises(NotFound):
-        await world.one.place(KEY, event, epoch)
+        await world.one.place(KEY, event, epoch, epoch)
 
 
 async def test_an_epoch_that_ends_between_its_look_and_the_append_is_learnt_anew() -> None:

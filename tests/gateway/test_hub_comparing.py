@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
@@ -14,7 +14,7 @@ from protocol.codec import decode_server
 from protocol.frames import ContextChanged
 from protocol.ids import Cursor
 from stores.memory import MemoryLog
-from stores.ports import Unavailable
+from stores.ports import Follower, Unavailable
 from stores.records import ContextKey, Head, Publication
 from tests.gateway.test_hub import KEY, Log, Socket, World, hubbing
 from tests.reference_store import ReferenceStore
@@ -285,3 +285,72 @@ def test_a_comparison_that_can_not_be_made_says_so() -> None:
             await world.hub.compare()
 
     hubbing(test)
+
+
+class _Vanishing(Log):
+    """Goes away once it is followed."""
+
+    async def head(self, key: ContextKey) -> Head | None:
+        self.away = bool(self._followed(key))
+        return await super().head(key)
+
+    def _followed(self, key: ContextKey) -> int:
+        return key in self.followed
+
+    followed: set[ContextKey] = set()  # noqa: RUF012 - of this one test
+
+    async def follow(self, key: ContextKey, follower: Follower) -> Callable[[], Awaitable[None]]:
+        stop = await super().follow(key, follower)
+        self.followed.add(key)
+
+        async def leave() -> None:
+            self.followed.discard(key)
+            await stop()
+
+        return leave
+
+
+def test_a_log_that_goes_away_while_it_is_opened_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        log, store = _Vanishing(1 << 20), ReferenceStore()
+        hub = Hub(store, log, Epochs(store, log, Recorder(store, log).note))
+        await store.create_context(KEY, None, None)
+        with pytest.raises(Unavailable):
+            await hub.follow(KEY, Socket(), None)
+        assert (hub.contexts, log.followed) == (0, set())
+
+    run_virtually(main())
+
+
+class _Sharded(Log):
+    """The logs of some contexts can't be asked."""
+
+    gone: frozenset[ContextKey] = frozenset()
+
+    async def head(self, key: ContextKey) -> Head | None:
+        if key in self.gone:
+            raise Unavailable("away")
+        return await super().head(key)
+
+
+def test_what_can_not_be_renewed_holds_up_nothing_that_can() -> None:
+    async def main() -> None:
+        log, store = _Sharded(1 << 20), ReferenceStore()
+        hub = Hub(store, log, Epochs(store, log, Recorder(store, log).note))
+        keys = [ContextKey("t/s", f"c{number}") for number in range(60)]
+        sockets = [Socket() for _ in keys]
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(hub.run())
+            for key, socket in zip(keys, sockets, strict=True):
+                await store.create_context(key, None, None)
+                start = await hub.follow(key, socket, None)
+                hub.uncork(start.reader)
+            log.gone = frozenset(keys[:50])
+            for key in keys:
+                await log.drop(key)
+                hub.look(key)
+            await asyncio.sleep(3)
+            assert [socket.snapshots for socket in sockets[50:]] == [1] * 10
+            running.cancel()
+
+    run_virtually(main())

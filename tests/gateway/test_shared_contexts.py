@@ -15,7 +15,7 @@ from gateway.stored_events import new_event
 from protocol.frames import DurableEvent, Message, TurnEnd, Usage
 from stores.memory_threads import MemoryThreadCache
 from stores.ports import ContextStore, NotFound, Unavailable
-from stores.records import ContextKey, EventRow, NewEvent, NewTurn, Summary, ThreadRows
+from stores.records import Claimed, ContextKey, EventRow, NewEvent, NewTurn, Summary, ThreadRows
 from stores.sqlite import SqliteStore
 from tests.gateway.test_active_contexts import KEY, Counting, ids, say
 
@@ -325,3 +325,25 @@ async def test_nothing_is_left_of_what_is_not_loaded(world: World) -> None:
     _, stored = await world.begin()
     await world.one.turn_over(KEY, stored)
     assert len(world.one) == len(world.cache) == 0
+
+
+async def test_a_read_anew_takes_nothing_from_who_is_at_work(world: World) -> None:
+    """What follows a turn may look while the next one waits for a page of what came before."""
+    first, stored = await world.begin()
+    await world.end(world.one, first, stored)
+    second, following = await world.begin()
+    active = await world.one.get(KEY, following)
+    active.cuts["m"] = None
+    await world.write(second, StoredTurn(await _claimed(world, second)), "a")
+    await world.write(second, following, "b")
+    again = await world.one.get(KEY, following)  # which does not know of all before it
+    assert again is not active
+    assert again.cuts is active.cuts
+    assert [node.id for node in active.thread.path(second)] == [second, first]
+    assert [node.id for node in again.thread.path(second)] == [second, first]
+
+
+async def _claimed(world: World, id: str) -> Claimed:
+    rows = await world.store.load_turn(KEY, id)
+    assert rows is not None
+    return Claimed(rows=rows, newest=-1, born=-1)

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from protocol.frames import Hello
+import gateway.sessions
+from protocol.frames import Hello, ToolSpec
 from stores.records import ContextKey, SessionRecord
 from tests.gateway.session_world import ALICE, BROWSER, SessionWorld, settled
 
@@ -125,6 +126,22 @@ async def test_a_call_that_can_not_be_checked_now_is_checked_later() -> None:
         world.one.close(other)
         await settled()
         assert world.given_up == ["first"]
+
+
+async def test_a_call_that_can_not_be_checked_now_is_checked_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.sessions, "_AGAIN_SECONDS", 0.001)
+    world = SessionWorld()
+    async with world.running():
+        given_up = asyncio.Event()
+        opened = await world.one.open(ALICE, Hello(attempt=1), given_up.set)
+        assert opened is not None
+        world.calls.away.add("store.get")
+        await world.open(world.two, Hello(session_id=opened[0].id, attempt=1), "second")
+        await settled()
+        assert not given_up.is_set()
+        world.calls.away.clear()
+        async with asyncio.timeout(5):
+            await given_up.wait()
 
 
 async def test_a_call_that_says_nothing_is_nothing() -> None:
@@ -275,3 +292,14 @@ async def test_a_socket_that_lost_its_session_unheard_does_not_start_it_over() -
     await world.one.forget_all(ALICE.owner, [])
     assert world.given_up == ["first"]
     assert world.store.records[session.id] == stored
+
+
+async def test_what_is_large_of_a_session_is_in_the_store_alone() -> None:
+    world = SessionWorld()
+    async with world.running():
+        large = ToolSpec(name="browser", description="b" * 70_000, parameters={"type": "object"})
+        session, _ = await world.open(world.one, Hello(attempt=1, tools=[large]))
+        assert world.calls.made["cache.set session"] == 0
+        again, resumed = await world.open(world.two, Hello(session_id=session.id, attempt=2))
+        assert resumed
+        assert again.record.tools == session.record.tools

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import gateway.recovery
 import gateway.run
+import gateway.turns
 from gateway.recovery import Recovery
 from gateway.stored_events import new_event
 from gateway.turns import Turns
 from protocol.frames import Ack, Cancel, Hello, Message, SendMessage, TurnEnd
-from stores.ports import Unavailable
-from stores.records import NewTurn, Turn, TurnState
+from stores.ports import StoreError, Unavailable
+from stores.records import LogBatch, NewTurn, Turn, TurnState
 from tests.gateway.parts_world import KEY, Device, Instance, Shared, shared
 
 MOST = 20.0
@@ -245,3 +247,52 @@ async def test_a_turn_that_can_not_be_read_is_left_to_others_and_given_up_in_the
         await device.send(SendMessage(id="n", content="hello", context_id=KEY.id))
         async with asyncio.timeout(MOST):
             await device.until(TurnEnd)
+
+
+async def test_a_turn_that_failed_where_there_is_no_room_is_anybodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shared(tmp_path) as world, world.instance() as one:
+        turns = turns_of(one)
+        device = await waiting_turn(world, one)
+        (run,) = turns._runs.values()  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr(turns, "_limit", 0)
+
+        def fail() -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(run, "_inputs", fail)
+        run.poke()
+        async with asyncio.timeout(MOST):
+            while await runner_of(world) is not None:
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(turns, "_limit", 10)
+            world.model.go_on.set()
+            assert (await device.until(TurnEnd)).status == "complete"
+
+
+async def test_the_end_of_a_turn_that_is_given_up_is_said_though_the_log_refuses_it_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.turns, "_MAX_ATTEMPTS", 1)
+    async with shared(tmp_path) as world, world.instance() as one:
+        device = await waiting_turn(world, one)
+        (run,) = turns_of(one)._runs.values()  # pyright: ignore[reportPrivateUsage]
+        log = one.parts._event_log  # pyright: ignore[reportPrivateUsage]
+        append, refused = log.append, asyncio.Event()
+
+        async def full(batches: Sequence[LogBatch]) -> list[dict[str, int] | StoreError]:
+            if refused.is_set():
+                return await append(batches)
+            refused.set()
+            return [Unavailable("full")] * len(batches)
+
+        def fail() -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(run, "_inputs", fail)
+        monkeypatch.setattr(log, "append", full)
+        run.poke()
+        async with asyncio.timeout(MOST):
+            assert (await device.until(TurnEnd)).status == "failed"
+            assert refused.is_set()

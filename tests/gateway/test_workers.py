@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.workers import Supervisor, worker_options
+from gateway.workers import (
+    Supervisor,
+    _signals,  # pyright: ignore[reportPrivateUsage]
+    worker_options,
+)
 
 # Writes its role and process to a file of its own, then lives until it is told to end.
 STAYS = """
@@ -140,3 +144,12 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_a_signal_is_noted_and_does_nothing_by_itself() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with _signals() as heard:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert sorted(heard) == [signal.SIGINT, signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -114,3 +114,15 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_one_that_was_killed_comes_back_where_it_was(tmp_path: Path) -> None:
+    with run_valkey(tmp_path, password="secret") as server:
+        assert server.revive() is False
+        before, url = server.pid, server.url
+        assert before is not None
+        os.kill(before, signal.SIGKILL)
+        server.wait()
+        assert server.revive() is True
+        assert (server.url, server.pid != before) == (url, True)
+        assert command(url, "PING") is True

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 
 from gateway.servers.postgres import PostgresServer, run_postgres
@@ -16,7 +18,7 @@ from stores.ports import NotFound, StoreError, Unavailable
 from stores.postgres import Limits, PostgresStore
 from stores.postgres_database import EVERYTHING, Connection, PostgresDatabase
 from stores.postgres_migrate import ROLE, migrate_database
-from stores.records import Accepted, ContextKey
+from stores.records import ContextKey
 from stores.store_url import StoreUrlError
 from tests.servers.postgres import administrator, new_database, postgres_server
 from tests.servers.proxy import FaultyProxy, faulty_proxy
@@ -174,9 +176,8 @@ async def test_a_reply_that_is_cut_anywhere_leaves_all_or_nothing(postgres: str)
             proxy.budget = None
             stored = await direct.find_event(KEY, id) is not None
             assert stored is (await direct.load_turn(KEY, id) is not None)
-            assert await store.submit(KEY, message(id, id), turn(id), "queue", 1000) == Accepted(
-                duplicate=stored, turn_id=id
-            )
+            again = await store.submit(KEY, message(id, id), turn(id), "queue", 1000)
+            assert (again.duplicate, again.turn_id) == (stored, id)
             outcomes.add((answered, stored))
         assert outcomes == {(True, True), (False, True), (False, False)}
 
@@ -190,6 +191,68 @@ async def test_a_server_that_is_silent_is_unavailable_in_time_and_then_is_not(po
                 await store.submit(KEY, message("m"), None)
         proxy.silent = False
         assert (await store.submit(KEY, message("m"), None)).created
+
+
+async def test_one_call_finds_out_for_all_connections_that_their_server_is_silent(postgres: str) -> None:
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND application_name = 'tidegate'"
+    name = postgres.rpartition("/")[2]
+    async with through_a_proxy(postgres, IMPATIENT) as (store, proxy), administrator() as admin:
+        await asyncio.gather(store.check(), store.check())
+        before = {row["pid"] for row in await admin.fetch(query, name)}
+        assert len(before) == 2
+        proxy.silent = True
+        with pytest.raises(Unavailable, match="in time"):
+            await store.check()
+        proxy.silent = False
+        await asyncio.gather(store.check(), store.check())
+        async with asyncio.timeout(5):
+            while before & {row["pid"] for row in await admin.fetch(query, name)}:
+                pass
+        await store.check()
+
+
+async def test_a_long_message_is_stored_while_all_threads_of_the_loop_wait(postgres: str) -> None:
+    async with opened(postgres, Limits(max_size=1, idle=0.5)) as store:
+        over = threading.Event()
+        loop = asyncio.get_running_loop()
+        waiting = [loop.run_in_executor(None, over.wait) for _ in range(64)]
+        try:
+            async with asyncio.timeout(5):
+                await store.submit(KEY, msgspec.structs.replace(message("m"), text="word " * 2000), None)
+        finally:
+            over.set()
+            await asyncio.gather(*waiting)
+
+
+async def test_a_connection_that_is_lost_says_so_and_takes_no_cancellation_away(postgres: str) -> None:
+    async with through_a_proxy(postgres) as (store, proxy):
+        database = store._database  # pyright: ignore[reportPrivateUsage]
+        begun = asyncio.Event()
+
+        async def wait(_: Connection) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def sleep(db: Connection) -> None:
+            begun.set()
+            await db.execute("SELECT pg_sleep(60)")
+
+        lost = asyncio.create_task(database.write(EVERYTHING, sleep))
+        await begun.wait()
+        proxy.cut()
+        with pytest.raises(Unavailable, match=r"connection was closed|reset"):
+            await lost
+        begun.clear()
+        call = asyncio.create_task(database.write(EVERYTHING, wait))
+        await begun.wait()
+        pool = database._pool  # pyright: ignore[reportPrivateUsage]
+        proxy.cut()
+        async with asyncio.timeout(5):
+            while pool.get_idle_size() < pool.get_size():
+                await asyncio.sleep(0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
 
 
 async def test_who_waits_too_long_for_a_context_or_a_connection_is_told(postgres: str) -> None:

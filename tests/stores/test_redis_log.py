@@ -151,6 +151,20 @@ async def test_a_call_that_is_cancelled_leaves_no_reply_to_the_next(proxy: Fault
     assert await hot.log.head(A) is not None
 
 
+async def test_a_call_that_is_cancelled_costs_no_other_connection(proxy: FaultyProxy, hot: RedisHot) -> None:
+    await asyncio.gather(*(hot.log.head(A) for _ in range(4)))
+    made, requests = proxy.connections, proxy.requests
+    proxy.delay = 0.05
+    call = asyncio.create_task(hot.log.head(A))
+    while proxy.requests == requests:
+        await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.gather(*(hot.log.head(A) for _ in range(4)))
+    assert proxy.connections == made + 1
+
+
 async def test_connections_are_bounded(proxy: FaultyProxy) -> None:
     async with running(RedisHot(proxy.url, prefix=fresh_prefix(), connections=2)) as hot:
         await asyncio.gather(*(hot.log.head(ContextKey("o", str(n))) for n in range(50)))
@@ -353,3 +367,17 @@ async def test_progress_of_many_calls_is_the_last_of_each(valkey: ValkeyServer) 
         fold = await hot.log.fold(A)
         assert fold is not None
         assert {call: last.progress for call, last in fold.progress.items()} == {f"c{n}": 2.5 for n in range(4)}
+
+
+async def test_a_server_that_is_no_primary_any_more_is_left_for_the_one_at_its_address(tmp_path: Path) -> None:
+    with run_valkey(tmp_path) as server:
+        async with running(RedisHot(server.url)) as hot:
+            assert await hot.log.begin(A, 1, 0)
+            command(server.url, "REPLICAOF", "127.0.0.1", "1")
+            with pytest.raises(Unavailable, match="ReadOnlyError"):
+                await hot.log.begin(A, 2, 0)
+            with pytest.raises(Unavailable, match="ReadOnlyError"):
+                await hot.log.append([batch(said("m1"))])
+            command(server.url, "REPLICAOF", "NO", "ONE")
+            # It is the same process, and nothing was lost.
+            assert await append(hot.log, said("m1")) == {"m1": 1}

@@ -34,6 +34,7 @@ from tests.stores.context_stores import (
     direct_call,
     end,
     message,
+    open_postgres,
     open_reference,
     open_sharded,
     open_sqlite,
@@ -362,13 +363,19 @@ async def _agree(open_store: OpenAsked, steps: list[Step]) -> None:
                 assert await _look_at_usage(tested) == await _look_at_usage(reference), step
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(STEPS, min_size=30, max_size=80))
 def test_the_stores_agree_whatever_they_are_asked(steps: list[Step]) -> None:
     asyncio.run(_agree(open_sqlite, steps))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(STEPS, min_size=30, max_size=80))
 def test_shards_agree_with_one_store_whatever_they_are_asked(steps: list[Step]) -> None:
     asyncio.run(_agree(open_sharded, steps))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(STEPS, min_size=20, max_size=50))
+def test_postgres_agrees_whatever_it_is_asked(steps: list[Step]) -> None:
+    asyncio.run(_agree(open_postgres, steps))

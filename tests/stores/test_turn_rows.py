@@ -56,7 +56,8 @@ async def wants_a_runner(store: ContextStore, turn_id: str) -> bool:
 
 async def test_a_message_is_stored_with_its_turn_and_makes_its_context(any_store: ContextStore) -> None:
     assert await any_store.submit(A, message("a", "a"), turn("a")) == Accepted(created=True, turn_id="a")
-    assert await any_store.submit(A, message("b", "b"), turn("b")) == Accepted(turn_id="b")
+    epoch = await epoch_of(any_store, A)
+    assert await any_store.submit(A, message("b", "b"), turn("b")) == Accepted(turn_id="b", epoch=epoch)
     rows = await rows_of(any_store, A)
     assert (rows.turn.key, rows.turn.kind, rows.turn.state, rows.turn.request) == (
         A,
@@ -150,7 +151,7 @@ async def test_only_so_many_turns_wait_whatever_they_ask(any_store: ContextStore
 async def test_interrupt_marks_the_turn_that_runs_as_cancelled(any_store: ContextStore) -> None:
     claimed = await running(any_store, A)
     accepted = await any_store.submit(A, message("b", "b"), turn("b"), "interrupt")
-    assert accepted == Accepted(turn_id="b", interrupted="a")
+    assert accepted == Accepted(turn_id="b", interrupted="a", epoch=await epoch_of(any_store, A))
     found = (await rows_of(any_store, A)).turn
     assert (found.state, found.runner, found.fence, found.cancelled) == (TurnState.RUNNING, "inst", claimed.fence, True)
 
@@ -190,7 +191,8 @@ async def test_queue_and_steer_wait_their_turn(any_store: ContextStore) -> None:
     await running(any_store, A)
     modes: tuple[WhenBusy, ...] = ("queue", "steer")
     for mode in modes:
-        assert await any_store.submit(A, message(mode, mode), turn(mode), mode) == Accepted(turn_id=mode)
+        accepted = await any_store.submit(A, message(mode, mode), turn(mode), mode)
+        assert accepted == Accepted(turn_id=mode, epoch=await epoch_of(any_store, A))
         assert (await rows_of(any_store, A, mode)).turn.state is TurnState.QUEUED
 
 
@@ -781,6 +783,15 @@ async def test_events_without_seq_are_the_runners_while_the_turn_runs_or_has_end
 
 
 # ---- recovery
+
+
+async def test_where_who_lives_is_not_known_only_what_is_nobodys_wants_a_runner(any_store: ContextStore) -> None:
+    await running(any_store, A)
+    await submitted(any_store, B, "b")
+    assert [turn.key for turn in await any_store.turns_to_run(None, ALL)] == [B]
+    await any_store.release(A, "a", 1)
+    assert {turn.key for turn in await any_store.turns_to_run(None, ALL)} == {A, B}
+    assert {turn.key for turn in await any_store.turns_to_run((), ALL)} == {A, B}
 
 
 async def test_contexts_are_stray_with_events_without_seq_whose_turn_has_no_runner(any_store: ContextStore) -> None:
