@@ -9,7 +9,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from gateway.active_contexts import ActiveContext, ActiveContexts
+from gateway.active_context import ActiveContext
+from gateway.active_contexts import ActiveContexts
 from gateway.auth.principal import Principal
 from gateway.budgets import Budgets
 from gateway.core.inputs import ModelInput, TextInput

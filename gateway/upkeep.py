@@ -9,7 +9,8 @@ from contextlib import aclosing
 import structlog
 from msgspec import Struct
 
-from gateway.active_contexts import ActiveContext, ActiveContexts
+from gateway.active_context import ActiveContext
+from gateway.active_contexts import ActiveContexts
 from gateway.assembly import Assembler, Scale, budget_of
 from gateway.auth.principal import Principal
 from gateway.core.digest import clean_title, due, summary_prompt, title_prompt

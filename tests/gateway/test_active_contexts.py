@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.active_contexts import ActiveContext, ActiveContexts
+from gateway.active_context import ActiveContext
+from gateway.active_contexts import ActiveContexts
 from gateway.core.thread import Incomplete
 from gateway.stored_events import new_event
 from protocol.frames import Message

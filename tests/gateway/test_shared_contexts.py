@@ -9,7 +9,8 @@ from typing import cast
 
 import pytest
 
-from gateway.active_contexts import ActiveContext, ActiveContexts
+from gateway.active_context import ActiveContext
+from gateway.active_contexts import ActiveContexts
 from gateway.core.stored_turn import StoredTurn
 from gateway.stored_events import new_event
 from protocol.frames import DurableEvent, Message, TurnEnd, Usage
