@@ -133,8 +133,15 @@ class ActiveContexts:
             return  # what they have is old, and they see it
 
     async def load_older(self, active: ActiveContext) -> None:
-        """Another page of what came before."""
+        """Another page of what came before; where the events were forgotten meanwhile, the newest again."""
         thread, before = active.thread, active.thread.oldest
+        if not thread.newest:
+            newest = await patiently(lambda: self._store.thread(active.key, None, _PAGE))
+            if newest is None or newest.context.born != active.record.born:
+                raise NotFound(active.key.id)
+            if active.thread is thread:
+                active.take(newest, None)
+            return
         rows, more = await patiently(lambda: self._store.older(active.key, before, _PAGE))
         if active.thread is thread and thread.oldest == before:
             active.older(rows, reaches=not more)

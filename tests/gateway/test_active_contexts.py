@@ -103,6 +103,22 @@ async def test_a_long_conversation_is_read_from_its_end_as_far_as_somebody_wants
     assert ids(active, "m449") == [f"m{n}" for n in range(450)]
 
 
+async def test_what_was_forgotten_under_who_wants_older_events_begins_with_the_newest_again(store: Counting) -> None:
+    contexts = contexts_of(store)
+    await say(store, *[f"m{n}" for n in range(450)])
+    active = await contexts.get(KEY)
+    active.unload()
+    for _ in range(3):
+        with pytest.raises(Incomplete):
+            ids(active, "m449")
+        await contexts.load_older(active)
+    assert ids(active, "m449") == [f"m{n}" for n in range(450)]
+    active.unload()
+    await store.delete_context(KEY)
+    with pytest.raises(NotFound):
+        await contexts.load_older(active)
+
+
 async def test_a_context_that_was_deleted_and_made_anew_is_another(store: Counting) -> None:
     contexts = contexts_of(store)
     await say(store, "old1", "old2")
