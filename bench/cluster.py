@@ -21,7 +21,7 @@ from bench.percentiles import percentiles
 from bench.round_trips import RedisPing, SocketPing, repeat
 from bench.servers import Cluster, Cpu, cluster
 from bench.session import Session, open_session
-from bench.stream import added_latencies
+from bench.stream import StreamParameters, added_latencies
 
 __all__ = ["ClusterParameters", "later", "run_cluster"]
 
@@ -31,23 +31,12 @@ _PING_SECONDS = 0.037
 _ENDED = re.compile(r'^tidegate_turns_ended_total\{status="complete"\} ([0-9.e+]+)$', re.MULTILINE)
 
 
-class ClusterParameters(Struct, frozen=True, kw_only=True):
+class ClusterParameters(StreamParameters, frozen=True, kw_only=True):
     """As StreamParameters; the turns run on all `instances` evenly, and each has a follower on its own instance and one
     on the next."""
 
     contexts: int = 50
-    rate: float = 50.0
-    seconds: float = 20.0
-    spread: float = 1.0
     instances: int = 2
-
-    @property
-    def period(self) -> float:
-        return 1 / self.rate
-
-    @property
-    def words(self) -> int:
-        return max(1, round(self.rate * self.seconds))
 
 
 class _Stream:

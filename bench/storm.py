@@ -11,11 +11,10 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from msgspec import Struct
-
 from bench.client import Closed, Frame, Target
 from bench.follower import Follower, differences
 from bench.machine import Usage, machine
+from bench.pace import Pace
 from bench.percentiles import percentiles
 from bench.servers import Cluster, Cpu, cluster
 from bench.session import Session, open_session
@@ -34,7 +33,7 @@ _MOST_REASONS = 5
 _LAST_SECONDS = 20.0
 
 
-class StormParameters(Struct, frozen=True, kw_only=True):
+class StormParameters(Pace, frozen=True, kw_only=True):
     """`sessions` follow `contexts`, evenly, of which `running` have an answer that runs, of `rate` tokens a second for
     `seconds`. All sockets are cut `lead` seconds after those began; each client waits a random time, of `wait` seconds
     at most. Where no gateways are given, there are `instances`."""
@@ -47,14 +46,6 @@ class StormParameters(Struct, frozen=True, kw_only=True):
     lead: float = 3.0
     wait: float = 0.0
     instances: int = 2
-
-    @property
-    def period(self) -> float:
-        return 1 / self.rate
-
-    @property
-    def words(self) -> int:
-        return max(1, round(self.rate * self.seconds))
 
 
 class Device:

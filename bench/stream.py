@@ -9,10 +9,9 @@ import time
 from array import array
 from collections.abc import Callable
 
-from msgspec import Struct
-
 from bench.client import Closed, Frame, Target
 from bench.machine import Usage, machine, usage
+from bench.pace import Pace
 from bench.percentiles import percentiles
 from bench.process import Gateway, gateway
 from bench.session import Session, open_session
@@ -20,21 +19,11 @@ from bench.session import Session, open_session
 __all__ = ["Stream", "StreamParameters", "added_latencies", "run_stream"]
 
 
-class StreamParameters(Struct, frozen=True, kw_only=True):
+class StreamParameters(Pace, frozen=True, kw_only=True):
     """Each context gets `rate` tokens a second for `seconds`; they begin evenly spread over `spread` seconds."""
 
     contexts: int = 200
-    rate: float = 50.0
-    seconds: float = 20.0
     spread: float = 1.0
-
-    @property
-    def period(self) -> float:
-        return 1 / self.rate
-
-    @property
-    def words(self) -> int:
-        return max(1, round(self.rate * self.seconds))
 
 
 class Stream:

@@ -31,7 +31,7 @@ from protocol.frames import (
     ToolResponse,
 )
 from protocol.ids import derive_id, rfc3339
-from stores.ports import AlreadyAnswered, Busy, ContextStore, EventLog, IdTaken, NotFound, Unavailable
+from stores.ports import AlreadyAnswered, Busy, ContextStore, IdTaken, NotFound, Unavailable
 from stores.records import Accepted, ContextKey, NewEvent, NewTurn
 
 __all__ = ["Conversations", "Receipt", "refusal"]
@@ -69,7 +69,6 @@ class Conversations:
         self,
         *,
         store: ContextStore,
-        log: EventLog,
         epochs: Epochs,
         turns: Turns,
         routes: Routes,
@@ -81,7 +80,6 @@ class Conversations:
         budgets: Budgets | None = None,
     ) -> None:
         self._store = store
-        self._log = log
         self._epochs = epochs
         self._turns = turns
         self._routes = routes

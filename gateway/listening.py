@@ -17,16 +17,20 @@ def check_address(settings: Settings) -> None:
     """Raises SettingsError where the host is unknown or not this machine's, or the port is taken or not allowed. It
     can be taken still between this look and the start."""
     host, port = settings.server.host, settings.server.port
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise SettingsError(f"server.host: {host!r} is no address of this machine") from error
-    for family, kind, protocol, _, address in found:
+    for family, kind, protocol, _, address in _addresses(host, port):
         try:
             with socket.socket(family, kind, protocol) as probe:
                 _bind(probe, address)
         except OSError as error:
             _refuse(error, host, port)
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    """What `socket.getaddrinfo` says of them."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"server.host: {host!r} is no address of this machine") from error
 
 
 def _bind(opened: socket.socket, address: Any) -> None:
@@ -43,12 +47,8 @@ def shared_sockets(host: str, port: int) -> list[socket.socket]:
     bound, and take nothing until somebody listens. Raises SettingsError."""
     if not hasattr(socket, "SO_REUSEPORT"):
         raise SettingsError("server.workers: this system can't share a port between processes; expected 1")
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise SettingsError(f"server.host: {host!r} is no address of this machine") from error
     sockets: list[socket.socket] = []
-    for family, kind, protocol, _, address in found:
+    for family, kind, protocol, _, address in _addresses(host, port):
         opened = socket.socket(family, kind, protocol)
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Mapping
 from importlib.metadata import version
 
 import structlog
+from msgspec import Struct
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from gateway.active_contexts import ActiveContexts
@@ -69,37 +70,21 @@ _SWEEP_SECONDS = 3600.0
 _CHECK_SECONDS = 2.0
 
 
-class Given:
+class Given(Struct, frozen=True, kw_only=True):
     """What a gateway has besides its stores. `local` says whether a ticket may stand for the user `local`."""
 
-    def __init__(
-        self,
-        *,
-        settings: Settings,
-        instance: str,
-        models: Mapping[str, ModelClient],
-        profiles: Mapping[str, Profile],
-        registry: ToolRegistry,
-        runner: ToolRunner,
-        policy: Policy,
-        jwt: JwtVerifier | None,
-        authenticate: Authenticate | None,
-        local: bool,
-        stats: Stats,
-        checkpoint: Checkpoint,
-    ) -> None:
-        self.settings = settings
-        self.instance = instance
-        self.models = models
-        self.profiles = profiles
-        self.registry = registry
-        self.runner = runner
-        self.policy = policy
-        self.jwt = jwt
-        self.authenticate = authenticate
-        self.local = local
-        self.stats = stats
-        self.checkpoint = checkpoint
+    settings: Settings
+    instance: str
+    models: Mapping[str, ModelClient]
+    profiles: Mapping[str, Profile]
+    registry: ToolRegistry
+    runner: ToolRunner
+    policy: Policy
+    jwt: JwtVerifier | None
+    authenticate: Authenticate | None
+    local: bool
+    stats: Stats
+    checkpoint: Checkpoint
 
 
 class Parts:
@@ -139,7 +124,6 @@ class Parts:
         authenticator = Authenticator(ApiKeys(store), given.jwt, self.tickets, given.local, host)
         conversations = Conversations(
             store=contexts,
-            log=log,
             epochs=self._epochs,
             turns=self._turns,
             routes=self._routes,

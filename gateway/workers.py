@@ -93,7 +93,7 @@ class Supervisor:
     def _ended(self, worker: _Worker, status: int, now: float) -> None:
         worker.process = None
         if self._stopping is not None:
-            self._failed = self._failed or (max(0, status))
+            self._failed = self._failed or max(0, status)
             return
         lived = now - worker.started
         self._lasted = self._lasted or lived > _START_SECONDS

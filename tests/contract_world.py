@@ -171,7 +171,6 @@ class Instance:
         self.hub = Hub(store, log, epochs)
         self.conversations = Conversations(
             store=store,
-            log=log,
             epochs=epochs,
             turns=turns,
             routes=routes,
