@@ -60,5 +60,5 @@ fmt: setup
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
-		--extra openai --extra anthropic --extra ag-ui --extra tokens --extra cluster --group dev --group build \
+		--extra openai --extra anthropic --extra ag-ui --extra tokens --extra mcp --extra cluster --group dev --group build \
 		--generate-hashes --no-annotate --upgrade --custom-compile-command "make lock" --quiet --output-file requirements.lock

@@ -52,6 +52,7 @@ from gateway.run_services import Checkpoint, RunServices
 from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.throttle import Connections, Throttle
+from gateway.tools.catalog import Catalog
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
 from gateway.turn_places import TurnPlaces
@@ -103,7 +104,7 @@ class Parts:
         self._publisher = Publisher(log, settings.log.flush_ms / 1000)
         self._epochs = Epochs(contexts, log, self.recorder.note)
         declared = DeclaredTools(store, hot.cache)
-        self._routes = Routes(given.registry, given.runner, given.policy, declared)
+        self._routes = Routes(Catalog(given.registry), given.runner, given.policy, declared)
         self._budgets = Budgets([budget_of(name, spec) for name, spec in settings.budgets.items()], store)
         self._active = ActiveContexts(contexts, settings.context.active_bytes, hot.threads)
         self._turns = self._make_turns(store)

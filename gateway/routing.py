@@ -10,8 +10,8 @@ from gateway.core.turn_effects import Route
 from gateway.declared_tools import DeclaredTools, decode_tools
 from gateway.models.port import CallReady
 from gateway.patience import patiently
+from gateway.tools.catalog import Catalog
 from gateway.tools.port import Tool, ToolContext, ToolOutcome
-from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
 from gateway.turn_request import TurnRequest
 from protocol.frames import ToolSpec
@@ -22,39 +22,39 @@ __all__ = ["Routes"]
 class Routes:
     """The tools that principals may use. A tool of the gateway comes before a client's of the same name."""
 
-    def __init__(self, registry: ToolRegistry, runner: ToolRunner, policy: Policy, declared: DeclaredTools) -> None:
-        self._registry = registry
+    def __init__(self, catalog: Catalog, runner: ToolRunner, policy: Policy, declared: DeclaredTools) -> None:
+        self._catalog = catalog
         self._runner = runner
         self._policy = policy
         self._declared = declared
 
-    def server_tools(self, principal: Principal) -> list[Tool]:
+    async def server_tools(self, principal: Principal) -> list[Tool]:
         """The gateway's tools that the principal may use."""
-        return [tool for tool in self._registry if self._decide(principal, tool) != "deny"]
+        return [tool for tool in await self._catalog.tools(principal) if self._decide(principal, tool) != "deny"]
 
     def asks(self, principal: Principal, tool: Tool) -> bool:
         return self._decide(principal, tool) == "ask"
 
-    def usable(self, principal: Principal, name: str) -> Tool | None:
-        tool = self._registry.get(name)
+    async def usable(self, principal: Principal, name: str) -> Tool | None:
+        tool = await self._catalog.find(principal, name)
         return tool if tool is not None and self._decide(principal, tool) != "deny" else None
 
-    async def client_tools(self, owner: str, session_id: str | None) -> dict[str, tuple[str, ToolSpec]]:
+    async def client_tools(self, principal: Principal, session_id: str | None) -> dict[str, tuple[str, ToolSpec]]:
         """By name, the session that a call goes to: the sender's, else the one that declared the tool last. Raises
         Unavailable."""
         tools: dict[str, tuple[str, ToolSpec]] = {}
-        sessions = await self._declared.of(owner)
+        sessions = await self._declared.of(principal.owner)
         for session in sorted(sessions, key=lambda session: session.id != session_id):
             for spec in decode_tools(session.tools):
-                if self._registry.get(spec.name) is None:
-                    tools.setdefault(spec.name, (session.id, spec))
+                if spec.name not in tools and await self._catalog.find(principal, spec.name) is None:
+                    tools[spec.name] = (session.id, spec)
         return tools
 
     async def offered(self, request: TurnRequest) -> list[ToolSpec]:
         """What the model is told it may call, waited for where that can't be known now."""
         principal = request.principal
-        declared = await patiently(lambda: self.client_tools(principal.owner, request.session_id))
-        offered = [ToolSpec(t.name, t.description, t.parameters) for t in self.server_tools(principal)]
+        declared = await patiently(lambda: self.client_tools(principal, request.session_id))
+        offered = [ToolSpec(t.name, t.description, t.parameters) for t in await self.server_tools(principal)]
         offered += [spec for _, spec in declared.values()]
         return [spec for spec in offered if request.tools is None or spec.name in request.tools]
 
@@ -69,21 +69,21 @@ class Routes:
 
     async def route_for(self, principal: Principal, session_id: str | None, name: str) -> Route | None:
         """Where a call of `name` goes; None where the principal has no such tool. Raises Unavailable."""
-        tool = self._registry.get(name)
+        tool = await self._catalog.find(principal, name)
         if tool is not None:
             decision = self._decide(principal, tool)
             return None if decision == "deny" else Route(ask=decision == "ask")
-        found = (await self.client_tools(principal.owner, session_id)).get(name)
+        found = (await self.client_tools(principal, session_id)).get(name)
         return Route(runs_on="client", session_id=found[0]) if found is not None else None
 
-    def idempotent(self, name: str) -> bool:
-        """Whether a run that was cut off may be repeated."""
-        tool = self._registry.get(name)
+    async def idempotent(self, principal: Principal, name: str) -> bool:
+        """Whether a run that was cut off may be repeated; not where the tool is not there to say so."""
+        tool = await self._catalog.find(principal, name)
         return tool is not None and tool.settings.idempotent
 
     async def run(self, name: str, context: ToolContext, parameters: dict[str, Any]) -> ToolOutcome:
         """Run a tool of the gateway; one that is gone since the call was made is an error of the call."""
-        tool = self.usable(context.principal, name)
+        tool = await self.usable(context.principal, name)
         if tool is None:
             return ToolOutcome(status="error", result=f"There is no tool {name!r}.", code="not_found")
         return await self._runner.run(tool, context, parameters)

@@ -62,7 +62,7 @@ async def take_up(
     outbox = Outbox(turn.key, turn.id, turn.fence, epoch)
     for event in unsaid(rows.events, fold):
         outbox.put(event)
-    return _machine(services, turn, request), outbox, _found(services, rows, opened, begun_before)
+    return _machine(services, turn, request), outbox, await _found(services, rows, request, opened, begun_before)
 
 
 async def _fence_log(services: RunServices, turn: Turn) -> LogFold:
@@ -123,19 +123,23 @@ def _rest(message: Message, opened: OpenMessage | None) -> list[LogEvent]:
     return [*start, live(text)]
 
 
-def _found(services: RunServices, rows: TurnRows, opened: OpenMessage | None, begun_before: bool) -> Found:
+async def _found(
+    services: RunServices, rows: TurnRows, request: TurnRequest, opened: OpenMessage | None, begun_before: bool
+) -> Found:
     events = [decode_durable(row.body) for row in rows.events]
     tools = {event.id: event.tool for event in events if isinstance(event, ToolCall)}
-    interrupted = frozenset(
+    interrupted = {
         call.id
         for call in rows.calls.values()
-        if call.claimed and not call.answered and not services.routes.idempotent(tools[call.id])
-    )
+        if call.claimed
+        and not call.answered
+        and not await services.routes.idempotent(request.principal, tools[call.id])
+    }
     opened_now = Written(opened.message_id, opened.attempt, opened.text, opened.reasoning) if opened else None
     return Found(
         Recovered(
             events=events,
-            interrupted=interrupted,
+            interrupted=frozenset(interrupted),
             cancelled_calls=frozenset(cancel.call_id for cancel in rows.cancels if cancel.call_id is not None),
             live=opened_now,
             draft=decode_draft(rows.turn.draft) if rows.turn.draft is not None else None,

@@ -27,6 +27,7 @@ from gateway.recovery import Recovery
 from gateway.routing import Routes
 from gateway.run_services import RunServices
 from gateway.throttle import Throttle
+from gateway.tools.catalog import Catalog
 from gateway.tools.native import tool
 from gateway.tools.port import ToolContext
 from gateway.tools.registry import ToolRegistry
@@ -150,7 +151,7 @@ class Instance:
         epochs = Epochs(store, log, recorder.note)
         bus, threads = cast("Bus", _Severable(world.bus, self)), cast("ThreadCache", _Severable(world.threads, self))
         declared = DeclaredTools(sessions, MemoryCache())
-        routes = Routes(ToolRegistry(world.tools()), ToolRunner(), Policy({}), declared)
+        routes = Routes(Catalog(ToolRegistry(world.tools())), ToolRunner(), Policy({}), declared)
         model = _Model(world.chance)
         services = RunServices(
             store=store,

@@ -37,9 +37,9 @@ def ops_routes(
                 "runs_on": "server",
                 "approval": "required" if routes.asks(principal, tool) else "never",
             }
-            for tool in routes.server_tools(principal)
+            for tool in await routes.server_tools(principal)
         ]
-        for _, spec in (await routes.client_tools(principal.owner, None)).values():
+        for _, spec in (await routes.client_tools(principal, None)).values():
             listed.append(
                 {
                     "name": spec.name,

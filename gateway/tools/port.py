@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from msgspec import Struct
 from gateway.auth.principal import Principal
 from protocol.errors import ErrorCode
 
-__all__ = ["Tool", "ToolContext", "ToolError", "ToolOutcome", "ToolSettings"]
+__all__ = ["Tool", "ToolContext", "ToolError", "ToolOutcome", "ToolSettings", "ToolSource"]
 
 Report = Callable[[float, float | None, str | None], None]
 
@@ -89,4 +89,17 @@ class Tool(Protocol):
 
     async def run(self, context: ToolContext, parameters: dict[str, Any]) -> Any:
         """The result, any JSON value. Raises ToolError for its own failures; anything else is a bug of the tool."""
+        ...
+
+
+class ToolSource(Protocol):
+    """Tools that come and go, and may be other ones for every principal: those of MCP servers."""
+
+    async def tools(self, principal: Principal) -> Sequence[Tool]:
+        """All that there are for the principal, as far as that is known within a few seconds; those of a server that
+        is away are left out, or listed as they were. Raises nothing."""
+        ...
+
+    async def find(self, principal: Principal, name: str) -> Tool | None:
+        """The tool of that name, as `tools` would list it. Raises nothing."""
         ...

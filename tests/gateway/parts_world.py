@@ -25,6 +25,7 @@ from gateway.routing import Routes
 from gateway.run_services import no_checkpoint
 from gateway.settings import ContextDefaults, Settings
 from gateway.tools.builtin import TOOLS
+from gateway.tools.catalog import Catalog
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
 from gateway.turn_request import decode_request
@@ -134,7 +135,7 @@ class Model:
         store = self._store
         rows = await store.load_turn(KEY, turn.id)
         assert rows is not None
-        routes = Routes(ToolRegistry(TOOLS), ToolRunner(), Policy({}), DeclaredTools(store, MemoryCache()))
+        routes = Routes(Catalog(ToolRegistry(TOOLS)), ToolRunner(), Policy({}), DeclaredTools(store, MemoryCache()))
         assembler = Assembler(ActiveContexts(store), {"m": self}, routes)
         unknown = StoredTurn(Claimed(rows=rows, newest=-1, born=-1))
         return (await assembler.assemble(turn, decode_request(turn.request), unknown)).request.inputs

@@ -10,6 +10,7 @@ import gateway.declared_tools
 from gateway.core.policy import Policy
 from gateway.declared_tools import DeclaredTools
 from gateway.routing import Routes
+from gateway.tools.catalog import Catalog
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
 from protocol.codec import encode
@@ -193,10 +194,10 @@ async def test_a_hello_that_declares_nothing_costs_nobody_a_look() -> None:
 async def test_who_asks_is_told_that_it_can_not_be_known_now() -> None:
     world = SessionWorld()
     tools = DeclaredTools(world.store, world.cache, lambda: world.now)
-    routes = Routes(ToolRegistry([]), ToolRunner(), Policy({}), tools)
+    routes = Routes(Catalog(ToolRegistry([])), ToolRunner(), Policy({}), tools)
     world.calls.away.add("store.of")
     async with asyncio.timeout(5):
         with pytest.raises(Unavailable):
             await routes.route_for(ALICE, None, "browser")
         with pytest.raises(Unavailable):
-            await routes.client_tools(ALICE.owner, None)
+            await routes.client_tools(ALICE, None)

@@ -18,6 +18,7 @@ from gateway.models.port import Finish, TextPiece
 from gateway.routing import Routes
 from gateway.stored_events import new_event
 from gateway.testing.llama_server import CONTEXT_WINDOW, MODEL, STOP, llama_server
+from gateway.tools.catalog import Catalog
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
 from gateway.turn_request import TurnRequest, encode_request
@@ -58,7 +59,7 @@ async def test_after_ten_turns_the_estimate_is_within_two_percent(base_url: str,
         "local", MODEL, None, base_url, context_window=CONTEXT_WINDOW, max_tokens=48, extra={"stop": [STOP]}
     )
     store = await SqliteStore.open(tmp_path / "store.db")
-    routes = Routes(ToolRegistry(()), ToolRunner(), Policy({}), DeclaredTools(store, MemoryCache()))
+    routes = Routes(Catalog(ToolRegistry(())), ToolRunner(), Policy({}), DeclaredTools(store, MemoryCache()))
     assembler = Assembler(ActiveContexts(store), {"local": model}, routes)
     request = TurnRequest(tenant="t", subject="ann", roles=None, model="local", tools=())
 
