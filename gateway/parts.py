@@ -41,6 +41,8 @@ from gateway.http.streams import Streams
 from gateway.http.usage import usage_routes
 from gateway.hub import Hub
 from gateway.in_process import InProcess
+from gateway.mcp_endpoint.calls import AwaitedCalls
+from gateway.mcp_endpoint.endpoint import endpoint_routes
 from gateway.metering import Meter, price_of
 from gateway.metrics import Stats, timed
 from gateway.models.port import ModelClient
@@ -197,6 +199,8 @@ class Parts:
         guard, most = Guard(authenticator), given.settings.limits.max_frame_bytes
         places = TurnPlaces(self._contexts, self._event_log, self._epochs)
         erasure = Erasure(managed, self._sessions, store)
+        calls = AwaitedCalls(conversations, streams, places)
+        over_mcp, self._endpoint = endpoint_routes(authenticator, given.settings.server.origins, self._routes, calls)
         return [
             WebSocketRoute("/v1/ws", self._door),
             *context_routes(guard, managed, most),
@@ -207,6 +211,7 @@ class Parts:
             *usage_routes(guard, given.policy, store, self._budgets),
             *personal_routes(guard, managed, erasure, Exports(store)),
             *ops_routes(guard, self.tickets, self._routes, given.stats, self._not_ready),
+            *over_mcp,
             *page_routes(self.tickets, authenticator, given.settings),
         ]
 
@@ -221,6 +226,7 @@ class Parts:
             _log.warning("the first heartbeat was not taken", reason=str(error))
         return [
             *(run() for run in self._hot.tasks),
+            *([self._endpoint.run()] if self._endpoint is not None else []),
             self.recorder.run(),
             self._publisher.run(),
             self._wheel.run(),

@@ -28,6 +28,7 @@ _NUMBER = r"[+-]?(?:[0-9]{1,15}(?:\.[0-9]{1,15})?)"
 _CALC = re.compile(rf"calc\s+({_NUMBER})\s*([-+*/^])\s*({_NUMBER})", re.IGNORECASE)
 _COUNT = re.compile(r"count\s+([0-9]{1,6})", re.IGNORECASE)
 _CALL = re.compile(r"call\s+(\S{1,128})(?:\s+(.*))?", re.IGNORECASE | re.DOTALL)
+_NEXT_CALL = re.compile(r"\n\s*(?=call\s)", re.IGNORECASE)
 _LONG = re.compile(r"long\s+([0-9]{1,9})", re.IGNORECASE)
 _OPERATIONS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "^": "power"}
 _SIGNS = {name: sign for sign, name in _OPERATIONS.items()}
@@ -82,8 +83,10 @@ def _answer(text: str, tools: frozenset[str]) -> Iterator[str | CallReady]:
         yield " While it runs I count down as well. "
         yield _call("countdown", {"count": 3}, tools)
         yield " And while both are busy I go on talking."
-    elif found := _CALL.fullmatch(text):
-        yield _named_call(found[1], found[2] or "{}", tools)
+    elif _CALL.fullmatch(text):
+        # A line each, all in one step.
+        for found in filter(None, map(_CALL.fullmatch, _NEXT_CALL.split(text))):
+            yield _named_call(found[1], (found[2] or "{}").strip(), tools)
     else:
         yield f"{DEMO_NOTICE} You said: {text}"
 

@@ -106,6 +106,16 @@ async def test_call_calls_any_tool_and_reports_it() -> None:
     assert text(await ask("call lookup", *called("lookup", {}, '{"found": 1}'))) == 'lookup answered: {"found": 1}'
 
 
+async def test_a_call_a_line_calls_them_in_one_step() -> None:
+    pieces = await ask('call lookup {"key": 1}\ncall countdown\n call calculator {\n "call": "call lookup"\n}')
+    assert calls(pieces) == [
+        CallReady("lookup", {"key": 1}),
+        CallReady("countdown", {}),
+        CallReady("calculator", {"call": "call lookup"}),
+    ]
+    assert not text(pieces)
+
+
 @pytest.mark.parametrize("written", ["{broken", "[1]", "7", "[" * 100_000])
 async def test_parameters_that_are_no_object_are_not_sent(written: str) -> None:
     pieces = await ask(f"call lookup {written}")

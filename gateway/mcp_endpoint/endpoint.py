@@ -1,0 +1,109 @@
+"""The ASGI side of `/mcp`: who asks, and a server of the SDK that is made when the first one does."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Protocol, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.origin import origin_allowed
+from gateway.auth.principal import Principal
+from gateway.conversations import refusal
+from gateway.http.replies import refuse
+from gateway.mcp_endpoint.calls import AwaitedCalls
+from gateway.routing import Routes
+from protocol.errors import ProtocolError
+from stores.ports import StoreError
+
+__all__ = ["PRINCIPAL", "Endpoint", "endpoint_routes"]
+
+PRINCIPAL = "tidegate.principal"
+"""Where the scope of a request tells the server whose it is."""
+
+_START_SECONDS = 30.0
+
+
+class Manager(Protocol):
+    """The part of the SDK's session manager that is used here."""
+
+    def run(self) -> Any: ...
+
+    async def handle_request(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class Endpoint:
+    """Serves MCP while `run` runs. The SDK takes most of a second to import, so that waits for who needs it."""
+
+    def __init__(self, authenticator: Authenticator, origins: tuple[str, ...], make: Callable[[], Manager]) -> None:
+        self._authenticator = authenticator
+        self._origins = origins
+        self._make = make
+        self._wanted = asyncio.Event()
+        self._serving = asyncio.Event()
+        self._manager: Manager
+
+    async def run(self) -> None:
+        """Own the server until cancelled."""
+        await self._wanted.wait()
+        self._manager = await asyncio.to_thread(self._make)
+        async with self._manager.run():
+            self._serving.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._serving.clear()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            principal = await self._who(Request(scope))
+            manager = await self._ready()
+        except (ProtocolError, StoreError) as error:
+            await refuse(refusal(error))(scope, receive, send)
+            return
+        await manager.handle_request({**scope, PRINCIPAL: principal}, receive, send)
+
+    async def _who(self, request: Request) -> Principal:
+        headers = request.headers
+        # A page that is not ours must not make a browser on this network speak to us.
+        if not origin_allowed(headers.get("origin"), headers.get("host", ""), request.url.scheme, self._origins):
+            raise ProtocolError("forbidden", "this origin is not allowed", path="headers.origin")
+        principal = await self._authenticator.from_connection(request)
+        if principal is None:
+            raise ProtocolError("unauthenticated", "show an API key or a token in a header")
+        return principal
+
+    async def _ready(self) -> Manager:
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._serving.wait()
+        except TimeoutError:
+            raise ProtocolError("unavailable", "the gateway is starting or stopping", retry_after=1) from None
+        return self._manager
+
+
+def endpoint_routes(
+    authenticator: Authenticator, origins: tuple[str, ...], routes: Routes, calls: AwaitedCalls
+) -> tuple[list[BaseRoute], Endpoint | None]:
+    """The route of `/mcp`, and what has to run for it. Without the SDK the route says what is missing."""
+    if find_spec("mcp") is None:
+        return [Route("/mcp", _missing, methods=["GET", "POST", "DELETE"])], None
+
+    def make() -> Manager:
+        server = importlib.import_module("gateway.mcp_endpoint.server")
+        return cast("Manager", server.make_manager(routes, calls))
+
+    endpoint = Endpoint(authenticator, origins, make)
+    return [Route("/mcp", endpoint, methods=["GET", "POST", "DELETE"])], endpoint
+
+
+async def _missing(request: Request) -> Response:
+    return refuse(ProtocolError("not_found", "/mcp needs the extra 'mcp': pip install 'tidegate[mcp]'"))

@@ -1,0 +1,63 @@
+"""Answers to calls as an MCP client reads them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
+
+from protocol.frames import ImagePart, TextPart, ToolResponse
+
+__all__ = ["failure", "result_of"]
+
+_WORDS: Final = {
+    "error": "The tool failed.",
+    "timeout": "The tool took too long.",
+    "denied": "The user did not allow this call.",
+    "cancelled": "The call was cancelled.",
+    "interrupted": "The call was interrupted; whether it had an effect is not known.",
+}
+
+
+class _Parts(msgspec.Struct, forbid_unknown_fields=True):
+    """A result that has images (docs/mcp.md)."""
+
+    content: list[TextPart | ImagePart]
+    structured: Any = None
+
+
+def result_of(answer: ToolResponse) -> CallToolResult:
+    """A result that is an object stands as such beside its text, as the specification advises."""
+    if answer.status != "success":
+        detail = answer.result if isinstance(answer.result, str) else None
+        return failure(detail if answer.status == "error" and detail else _join(_WORDS[answer.status], detail))
+    try:
+        parts = msgspec.convert(answer.result, _Parts)
+    except msgspec.ValidationError:
+        return CallToolResult(content=[_text(answer.result)], structured_content=_object(answer.result))
+    return CallToolResult(content=list(map(_block, parts.content)), structured_content=_object(parts.structured))
+
+
+def failure(words: str) -> CallToolResult:
+    """A call that failed, in words that a model may read."""
+    return CallToolResult(content=[TextContent(text=words)], is_error=True)
+
+
+def _object(value: Any) -> Any:
+    """What earlier versions of MCP take for structured content: an object."""
+    return value if isinstance(value, dict) else None  # pyright: ignore[reportUnknownVariableType]
+
+
+def _join(words: str, detail: str | None) -> str:
+    return f"{words} {detail}" if detail else words
+
+
+def _text(result: Any) -> TextContent:
+    return TextContent(text=result if isinstance(result, str) else msgspec.json.encode(result).decode())
+
+
+def _block(part: TextPart | ImagePart) -> ContentBlock:
+    if isinstance(part, TextPart):
+        return TextContent(text=part.text)
+    return ImageContent(data=part.data, mime_type=part.mime_type)
