@@ -1,4 +1,4 @@
-"""`python -m bench connect|stream|conversation|storm|cluster`."""
+"""`python -m bench connect|stream|conversation|storm|cluster|mcp`."""
 
 from __future__ import annotations
 
@@ -151,6 +151,21 @@ def cluster(
     targets = _targets(url, key, token)
     total = contexts * parameters.words
     _execute(lambda progress: run_cluster(parameters, targets, redis, progress), total, 3 * contexts, output)
+
+
+@app.command()
+def mcp(
+    calls: Annotated[int, typer.Option("-n", "--calls", min=1, help="Calls each way, over each transport.")] = 2000,
+    warm_up: Annotated[int, typer.Option(min=0, help="Calls before that are not counted.")] = 100,
+    output: Json = None,
+) -> None:
+    """Call a tool of an MCP server over the official SDK and through the gateway's host in turn, over standard input
+    and output and over Streamable HTTP: what the host adds. There is no gateway in between."""
+    # It needs the official SDK, which takes a while to load.
+    from bench.mcp import McpParameters, run_mcp
+
+    parameters = McpParameters(calls=calls, warm_up=warm_up)
+    _execute(lambda progress: run_mcp(parameters, progress), 4 * calls, 4, output)
 
 
 def _targets(urls: list[str] | None, key: str | None, token: str | None) -> list[Target]:

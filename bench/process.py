@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from bench.client import Target
 
-__all__ = ["Gateway", "GatewayFailed", "gateway", "make_key", "serving", "settings_text"]
+__all__ = ["Gateway", "GatewayFailed", "gateway", "make_key", "serving", "settings_text", "stop"]
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
@@ -89,7 +89,7 @@ async def serving(config: Path, folder: Path, log_name: str = "gateway.log") -> 
             await _wait_until_ready(f"http://127.0.0.1:{port}/readyz", process, folder / log_name)
             yield f"ws://127.0.0.1:{port}/v1/ws", process.pid
         finally:
-            await _stop(process)
+            await stop(process)
 
 
 def _command(name: str, config: Path, folder: Path) -> list[str]:
@@ -131,7 +131,8 @@ def _end_of(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:]
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def stop(process: asyncio.subprocess.Process) -> None:
+    """Ask it to end, and kill it where it does not within 20 seconds."""
     if process.returncode is not None:
         return
     process.terminate()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gateway.tools.native import tool
-from gateway.tools.port import ToolContext, ToolError
+from gateway.tools.port import Answer, ToolContext, ToolError
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.settings import Settings, SettingsError, load_settings
 
 __all__ = [
+    "Answer",
     "Authenticate",
     "Client",
     "Gateway",

@@ -23,14 +23,17 @@ from gateway.client import Client, open_client
 from gateway.client_core import Options
 from gateway.client_link import Tokens
 from gateway.client_port import Channel
-from gateway.core.policy import Policy
 from gateway.http.closed import Closed
 from gateway.logs import route_logs
+from gateway.mcp.build import check_extra
+from gateway.mcp.oauth_setup import protected_servers
+from gateway.mcp.servers_file import configured_servers
 from gateway.metrics import Stats
 from gateway.models.port import ModelClient
 from gateway.models.registry import build_models
 from gateway.parts import Given, Parts
 from gateway.profiles import profile_of
+from gateway.resources.providers import build_providers
 from gateway.run_services import Checkpoint, no_checkpoint
 from gateway.settings import Settings
 from gateway.tools.builtin import TOOLS
@@ -77,11 +80,15 @@ class Gateway:
         self.settings = settings
         self._checkpoint = checkpoint
         self._authenticate = authenticate
-        self._policy = Policy(settings.permissions)
+        self._policy = settings.policy
         self._registry = ToolRegistry(TOOLS)
         self._registry.load(settings.tools.modules)
         for tool in tools:
             self._registry.add(as_tool(tool))
+        self._mcp = configured_servers(settings.mcp, settings.tools.mcp_servers)
+        check_extra(self._mcp)
+        server = settings.server
+        protected_servers(self._mcp, settings.encryption, (server.public_url, server.host, server.port))
         self._given_models = models
         self._local = False
         self._phase = _Phase.IDLE
@@ -101,7 +108,8 @@ class Gateway:
         # A cache of its own: answers must not crowd out tickets.
         self.models = dict(given) if given is not None else build_models(settings.models, cache=MemoryCache())
         self._jwt = JwtVerifier(settings.auth.jwt) if settings.auth.jwt is not None else None
-        self._runner = ToolRunner(settings.limits.max_result_bytes)
+        self._runner = ToolRunner(settings.limits.max_result_bytes, question_seconds=settings.limits.question_seconds)
+        self._resources = build_providers(settings.resources)
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncGenerator[None]:
@@ -172,6 +180,8 @@ class Gateway:
             local=self._local,
             stats=self.stats,
             checkpoint=self._checkpoint,
+            resources=self._resources,
+            mcp=self._mcp,
         )
 
     async def _close(self) -> None:

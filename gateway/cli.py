@@ -18,6 +18,7 @@ from gateway.cli_options import Config, Data, Model, settings_of
 from gateway.doctor import Finding, examine
 from gateway.listening import check_address, check_tls
 from gateway.models.settings import ModelSettingsError
+from gateway.resources.settings import ResourceSettingsError
 from gateway.settings import SettingsError, check_exposure
 from gateway.tools.registry import RegistryError
 from protocol.schema import json_schema, typescript
@@ -27,7 +28,16 @@ from stores.ports import StoreError
 
 __all__ = ["app", "main"]
 
-_REFUSALS = (SettingsError, JwtConfigError, ModelSettingsError, RegistryError, StoreUrlError, StoreError, OSError)
+_REFUSALS = (
+    SettingsError,
+    JwtConfigError,
+    ModelSettingsError,
+    ResourceSettingsError,
+    RegistryError,
+    StoreUrlError,
+    StoreError,
+    OSError,
+)
 
 app = typer.Typer(
     add_completion=False,

@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from gateway.auth.api_keys import create_key
+from gateway.auth.principal import DEFAULT_TENANT
 from gateway.cli_options import Config, Data, settings_of
 from protocol.ids import rfc3339
 from stores.connect import Store, open_store
@@ -27,7 +28,7 @@ keys = typer.Typer(no_args_is_help=True, help="API keys: made, listed, revoked."
 @keys.command()
 def create(
     subject: Annotated[str, typer.Option(help="Whom the key stands for.")],
-    tenant: Annotated[str, typer.Option(help="The subject's tenant.")] = "default",
+    tenant: Annotated[str, typer.Option(help="The subject's tenant.")] = DEFAULT_TENANT,
     role: Annotated[str | None, typer.Option(help="A role of the settings; none: all that is not restricted.")] = None,
     config: Config = None,
     data: Data = None,

@@ -275,6 +275,19 @@ class Client:
         )
         return await self._send(frame)
 
+    async def answer(
+        self,
+        context_id: str,
+        question_id: str,
+        content: dict[str, Any] | None = None,
+        *,
+        action: Literal["accept", "decline", "cancel"] = "accept",
+    ) -> Sent:
+        """Answer what a running tool asks: a call with `asked_by`, by its id. `content` is the filled form."""
+        if action == "cancel":
+            return await self.cancel(context_id, tool_call_id=question_id)
+        return await self.approve(context_id, question_id, action == "accept", parameters=content)
+
     # ---- following
 
     async def subscribe(self, context_id: str) -> Chat:

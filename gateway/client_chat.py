@@ -141,6 +141,9 @@ class Chat:
     async def approve(self, tool_call_id: str, approved: bool = True, **options: Any) -> Sent:
         return await self._client.approve(self.id, tool_call_id, approved, **options)
 
+    async def answer(self, question_id: str, content: dict[str, Any] | None = None, **options: Any) -> Sent:
+        return await self._client.answer(self.id, question_id, content, **options)
+
     async def subscribe(self) -> None:
         await self._client.subscribe(self.id)
 

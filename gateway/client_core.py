@@ -205,7 +205,8 @@ class Core:
                 self.ready = effect.ready
                 self._opened.set()
             case Deliver():
-                self.tools.observe(effect.frame, self.state.session_id, self.ready.subject)
+                inherited = self.state.inherits
+                self.tools.observe(effect.frame, self.state.session_id, self.ready.subject, inherited=inherited)
                 self.broadcast.deliver(effect.frame)
             case Settled():
                 waiting = self._waiting.pop(effect.id, None)

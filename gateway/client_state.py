@@ -107,6 +107,11 @@ class ClientState:
         """How many frames have no answer yet."""
         return len(self._pending)
 
+    @property
+    def inherits(self) -> bool:
+        """Whether what comes may be of an earlier client's time, whose session it was."""
+        return self._inherit
+
     def go(self, phase: Phase) -> None:
         if phase not in LEGAL[self.phase]:
             raise IllegalTransition(f"{self.phase.value} -> {phase.value}")

@@ -14,6 +14,7 @@ from gateway.auth.authenticator import Authenticator
 from gateway.auth.principal import Principal
 from gateway.conversations import Conversations, Receipt, refusal
 from gateway.core.session import Effect, Handle, Open, Reply, SessionMachine, SessionState, Shut
+from gateway.declared_tools import as_offered
 from gateway.feed import Reader
 from gateway.hub import Hub, Start
 from gateway.metrics import Stats
@@ -183,7 +184,7 @@ class Connection:
             return
         now = time.monotonic()
         try:
-            effects = self._machine.frame(decode_client(text), now)
+            effects = self._machine.frame(as_offered(decode_client(text)), now)
         except ProtocolError as error:
             effects = self._machine.invalid(error, now)
         for effect in effects:
@@ -303,7 +304,8 @@ class Connection:
             raise ProtocolError("unauthenticated", "hello was not accepted")
         conversations = self._services.conversations
         if isinstance(frame, SendMessage):
-            await self._submit(principal, frame, conversations.send(principal, frame, session.id))
+            work = conversations.send(principal, frame, session.id, session.attempt)
+            await self._submit(principal, frame, work)
         elif isinstance(frame, CallTool):
             await self._submit(principal, frame, conversations.call(principal, frame, session.id))
         elif isinstance(frame, AnswerTool):

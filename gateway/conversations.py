@@ -6,17 +6,25 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from gateway.auditing import Auditor, via_of
 from gateway.auth.principal import Principal
 from gateway.budgets import Budgets
+from gateway.consent import to_remember
 from gateway.core.policy import Policy
+from gateway.core.resources import READ_RESOURCE
 from gateway.epochs import Epochs, Placed
 from gateway.models.port import ModelClient
+from gateway.prompts import Prompts, begun_with
+from gateway.resources.port import Unavailable as ResourceUnavailable
+from gateway.resources.reader import ResourceReader
 from gateway.routing import Routes
 from gateway.stored_events import new_event
 from gateway.throttle import Throttle
 from gateway.turn_request import TurnRequest, encode_request
 from gateway.turns import Turns
+from protocol.codec import decode_durable
 from protocol.errors import ProtocolError
 from protocol.frames import (
     AnswerTool,
@@ -31,10 +39,13 @@ from protocol.frames import (
     ToolResponse,
 )
 from protocol.ids import derive_id, rfc3339
-from stores.ports import AlreadyAnswered, Busy, ContextStore, IdTaken, NotFound, Unavailable
-from stores.records import Accepted, ContextKey, NewEvent, NewTurn
+from stores.audit_records import AuditVia
+from stores.ports import AlreadyAnswered, Busy, ContextStore, IdTaken, NotFound, Unavailable, Undecided
+from stores.records import Accepted, ContextKey, NewEvent, NewTurn, Sender
 
 __all__ = ["Conversations", "Receipt", "refusal"]
+
+_MOST_RESOURCES = 32
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
@@ -56,6 +67,8 @@ def refusal(error: Exception) -> ProtocolError:
         return ProtocolError("busy", "a turn of this context runs, or too many wait")
     if isinstance(error, IdTaken):
         return ProtocolError("conflict", "this id belongs to another event of the context", path="id")
+    if isinstance(error, Undecided):
+        return ProtocolError("conflict", "the call waits for a person's decision", path="tool_call_id")
     if isinstance(error, AlreadyAnswered):
         return ProtocolError("conflict", "the call was answered or decided before")
     return ProtocolError("unavailable", "the gateway can't store this now", retry_after=1)
@@ -78,6 +91,9 @@ class Conversations:
         throttle: Throttle,
         queue_length: int = 100,
         budgets: Budgets | None = None,
+        prompts: Prompts | None = None,
+        resources: ResourceReader | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
         self._store = store
         self._epochs = epochs
@@ -89,15 +105,19 @@ class Conversations:
         self._throttle = throttle
         self._queue_length = queue_length
         self._budgets = budgets
+        self._prompts = prompts or Prompts(policy)
+        self._resources = resources
+        self._auditor = auditor or Auditor()
 
     # ---- messages and calls
 
-    async def send(self, principal: Principal, frame: SendMessage, session_id: str | None) -> Receipt:
-        """Store a message and, if it is to be answered, its turn."""
+    async def send(self, principal: Principal, frame: SendMessage, session_id: str | None, attempt: int = 0) -> Receipt:
+        """Store a message and, if it is to be answered, its turn. `attempt` is the number of the session's socket."""
         await self._check_message(principal, frame)
         key = self.key(principal, frame.context_id, frame.id)
         await self._check_place(key, frame)
         await self._check_budget(principal, key, frame)
+        frame = await self._with_prompt(principal, key, frame)
         seen = await self._epochs.seen(key)  # a log that is away refuses before anything is stored
         request = TurnRequest(
             tenant=principal.tenant,
@@ -113,7 +133,8 @@ class Conversations:
                 return steered
         turn = NewTurn(id=frame.id, kind="message", request=encode_request(request)) if frame.respond else None
         event = _message(frame, key.id, frame.id if frame.respond else None)
-        accepted = await self._store.submit(key, event, turn, frame.when_busy, self._queue_length)
+        sender = Sender(session_id, attempt) if session_id is not None else None
+        accepted = await self._store.submit(key, event, turn, frame.when_busy, self._queue_length, sender)
         placed = await self._place(key, event, seen, accepted) if not accepted.duplicate else None
         if accepted.interrupted is not None:
             self._turns.look(key, accepted.interrupted)
@@ -131,13 +152,17 @@ class Conversations:
         self._turns.look(key, active.id)
         return self._receipt(key, accepted, None)
 
-    async def call(self, principal: Principal, frame: CallTool, session_id: str | None) -> Receipt:
+    async def call(
+        self, principal: Principal, frame: CallTool, session_id: str | None, via: AuditVia = "client"
+    ) -> Receipt:
         """Store a direct tool call as a turn of its own."""
         await self._count(principal)
-        route = await self._routes.route_for(principal, session_id, frame.tool)
-        if route is None:
-            raise ProtocolError("not_found", f"there is no tool {frame.tool!r} for you", path="tool")
         key = self.key(principal, frame.context_id, frame.id)
+        route = await self._routes.route_for(key, principal, session_id, frame.tool, frame.parameters)
+        if route is None:
+            refused = self._auditor.refused(principal, frame.tool, frame.parameters, via)
+            await self._auditor.note(principal, refused)
+            raise ProtocolError("not_found", f"there is no tool {frame.tool!r} for you", path="tool")
         seen = await self._epochs.seen(key)
         event = ToolCall(
             context_id=key.id,
@@ -148,7 +173,8 @@ class Conversations:
             timestamp=rfc3339(frame.timestamp or datetime.now(UTC)),
             runs_on=route.runs_on,
             session_id=route.session_id,
-            approval="required" if route.ask else None,
+            # Whoever calls it now did not mean it with a no that was to be remembered.
+            approval="required" if route.ask or route.refusal is not None else None,
         )
         request = TurnRequest(
             tenant=principal.tenant,
@@ -156,9 +182,10 @@ class Conversations:
             roles=principal.roles,
             model=self._default_model,
             session_id=session_id,
+            via=via,
         )
         turn = NewTurn(id=frame.id, kind="tool", request=encode_request(request))
-        row = new_event(event)
+        row = replace(new_event(event, asked=route.asked), audit=self._auditor.called(principal, event, via))
         accepted = await self._store.submit(key, row, turn)
         placed = await self._place(key, row, seen, accepted) if not accepted.duplicate else None
         if not accepted.duplicate:
@@ -169,33 +196,42 @@ class Conversations:
 
     async def answer(self, principal: Principal, frame: AnswerTool, session_id: str | None) -> Receipt:
         """Store a client's answer to a call that was addressed to it."""
-        key, turn_id = await self._call_of(principal, frame.context_id, frame.tool_call_id)
+        key = ContextKey(principal.owner, frame.context_id)
+        call = await self._called(key, frame.tool_call_id)
         event = ToolResponse(
             context_id=key.id,
-            turn_id=turn_id,
+            turn_id=call.turn_id,
             id=frame.id,
             tool_call_id=frame.tool_call_id,
             result=frame.result,
             status=frame.status,
             timestamp=rfc3339(frame.timestamp or datetime.now(UTC)),
         )
-        accepted = await self._store.answer(key, new_event(event), session_id)
-        self._turns.look(key, turn_id)
+        record = self._auditor.answered(principal, call, event.status, via_of(call), by=call.session_id)
+        accepted = await self._store.answer(key, replace(new_event(event), audit=record), session_id)
+        self._turns.look(key, call.turn_id or call.id)
         return self._receipt(key, accepted, None)
 
-    async def approve(self, principal: Principal, frame: ApproveTool) -> Receipt:
+    async def approve(self, principal: Principal, frame: ApproveTool, via: AuditVia = "client") -> Receipt:
         """Store a person's decision on a call that waits for it."""
-        key, turn_id = await self._call_of(principal, frame.context_id, frame.tool_call_id)
+        key = ContextKey(principal.owner, frame.context_id)
+        call = await self._called(key, frame.tool_call_id)
         event = ToolApproval(
             context_id=key.id,
-            turn_id=turn_id,
+            turn_id=call.turn_id,
             tool_call_id=frame.tool_call_id,
             approved=frame.approved,
             parameters=frame.parameters if frame.approved else None,
             reason=frame.reason,
         )
-        accepted = await self._store.approve(key, new_event(event, frame_id=frame.id))
-        self._turns.look(key, turn_id)
+        row = await self._store.get_call(key, call.id)
+        asked = row.asked if row is not None else None
+        remember = to_remember(asked, approved=frame.approved, wanted=frame.remember is not None)
+        record = self._auditor.decided(principal, call, event, via)
+        accepted = await self._store.approve(
+            key, replace(new_event(event, frame_id=frame.id), audit=record), remember
+        )
+        self._turns.look(key, call.turn_id or call.id)
         return self._receipt(key, accepted, None)
 
     async def cancel(self, principal: Principal, frame: Cancel) -> Receipt:
@@ -211,20 +247,38 @@ class Conversations:
     async def _check_message(self, principal: Principal, frame: SendMessage) -> None:
         if frame.role == "assistant":
             raise ProtocolError("invalid_frame", "a client says 'user', or 'system' where it may", path="role")
-        if frame.role == "system" and not self._policy.may(principal.roles, "message:system"):
+        if frame.role == "system" and not self._policy.may(principal, "message:system"):
             raise ProtocolError("forbidden", "system messages need the permission 'message:system'", path="role")
         if frame.model is not None and frame.model not in self._models:
             raise ProtocolError("not_found", f"there is no model {frame.model!r}", path="model")
         for place, name in enumerate(frame.tools or ()):
-            if await self._routes.route_for(principal, None, name) is None:
+            if await self._routes.known(principal, None, name) is None:
                 raise ProtocolError("not_found", f"there is no tool {name!r} for you", path=f"tools[{place}]")
-        if frame.resources:
-            raise ProtocolError("not_found", "there is no such resource", path="resources[0]")
-        if not isinstance(frame.content, str):
-            for place, part in enumerate(frame.content):
-                if isinstance(part, ResourcePart):
-                    raise ProtocolError("not_found", "there is no such resource", path=f"content[{place}].uri")
+        await self._check_resources(principal, frame)
         await self._count(principal)
+
+    async def _check_resources(self, principal: Principal, frame: SendMessage) -> None:
+        """What the message names to be read exists as far as the principal may know; nothing is read yet."""
+        parts = frame.content if not isinstance(frame.content, str) else []
+        named = [(f"resources[{place}]", uri) for place, uri in enumerate(frame.resources or ())]
+        named += [
+            (f"content[{place}].uri", part.uri) for place, part in enumerate(parts) if isinstance(part, ResourcePart)
+        ]
+        if len(named) > _MOST_RESOURCES:
+            path, _ = named[_MOST_RESOURCES]
+            raise ProtocolError("invalid_frame", f"a message names {_MOST_RESOURCES} resources at most", path=path)
+        if not named:
+            return
+        # Whoever may not call the tool that reads them would only be told later.
+        reads = await self._routes.usable(principal, READ_RESOURCE) is not None
+        reader = self._resources if reads else None
+        for path, uri in named:
+            try:
+                there = reader is not None and await reader.may_read(principal, uri)
+            except ResourceUnavailable as error:
+                raise ProtocolError("unavailable", str(error), path=path, retry_after=1) from error
+            if not there:
+                raise ProtocolError("not_found", "there is no such resource", path=path)
 
     async def _check_place(self, key: ContextKey, frame: SendMessage) -> None:
         """What the message names of the conversation must be a message of it (docs/protocol.md, Branches)."""
@@ -249,6 +303,13 @@ class Conversations:
         if refused is not None and await self._store.find_event(key, frame.id) is None:
             raise refused
 
+    async def _with_prompt(self, principal: Principal, key: ContextKey, frame: SendMessage) -> SendMessage:
+        """The message with what its prompt says. What was stored before needs no server that may be away now."""
+        if frame.prompt is None or await self._store.find_event(key, frame.id) is not None:
+            return frame
+        said = await self._prompts.content(principal, frame.prompt)
+        return replace(frame, content=begun_with(said, frame.content), prompt=None)
+
     async def _count(self, principal: Principal) -> None:
         wait = await self._throttle.take(principal.owner)
         if wait:
@@ -259,12 +320,12 @@ class Conversations:
         frame again meets the same context."""
         return ContextKey(principal.owner, context_id or derive_id("conv_", principal.owner, frame_id))
 
-    async def _call_of(self, principal: Principal, context_id: str, call_id: str) -> tuple[ContextKey, str]:
-        key = ContextKey(principal.owner, context_id)
-        call = await self._store.get_call(key, call_id)
-        if call is None:
+    async def _called(self, key: ContextKey, call_id: str) -> ToolCall:
+        found = await self._store.find_event(key, call_id)
+        call = decode_durable(found.body) if found is not None and found.type == "tool_call" else None
+        if not isinstance(call, ToolCall):
             raise ProtocolError("not_found", "there is no such call", path="tool_call_id")
-        return key, call.turn_id
+        return call
 
     async def _place(self, key: ContextKey, event: NewEvent, seen: int | None, accepted: Accepted) -> Placed | None:
         """Give the event its seq. It is stored, so a log that went away meanwhile does not refuse it any more."""
@@ -294,6 +355,7 @@ def _message(frame: SendMessage, context_id: str, turn_id: str | None) -> NewEve
             status="complete",
             parent_id=frame.parent_id,
             replaces=frame.replaces,
+            resources=frame.resources or None,
             metadata=frame.metadata,
         )
     )

@@ -8,13 +8,17 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from protocol.frames import ToolSpec
+from gateway.mcp.descriptions import clean
+from gateway.mcp.schemas import UnsafeSchema, check_schema, offered
+from protocol.errors import ProtocolError
+from protocol.frames import ClientFrame, Hello, ToolSpec
 from protocol.ids import new_id
 from stores.ports import Cache, SessionStore, Unavailable
 from stores.records import SessionRecord
 
-__all__ = ["DeclaredTools", "decode_tools"]
+__all__ = ["DeclaredTools", "as_offered", "decode_tools"]
 
 _REMEMBERED = 10_000
 _VERSION_SECONDS = 300.0
@@ -39,7 +43,7 @@ class DeclaredTools:
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def of(self, owner: str) -> list[SessionRecord]:
-        """The owner's sessions that declare tools; the last put comes first."""
+        """The owner's sessions that declare tools; the one that said `hello` last comes first."""
         # Before the store is asked: what changes while it answers changes the version too.
         try:
             version = await self._version(owner)
@@ -68,6 +72,24 @@ class DeclaredTools:
             version = new_id("v_").encode()
             if await self._cache.add(_key(owner), version, _VERSION_SECONDS):
                 return version
+
+
+def as_offered(frame: ClientFrame) -> ClientFrame:
+    """The frame; of a `hello`, with what it declares as models may be shown it. One tool that no provider takes would
+    fail all turns of its owner. Raises ProtocolError."""
+    if not isinstance(frame, Hello) or frame.tools is None:
+        return frame
+    tools: dict[str, ToolSpec] = {}
+    for place, spec in enumerate(frame.tools):
+        path = f"tools[{place}]"
+        if spec.name in tools:
+            raise ProtocolError("invalid_frame", f"{spec.name!r} is declared twice", path=f"{path}.name")
+        try:
+            parameters = offered(check_schema({"type": "object", **spec.parameters}))
+        except UnsafeSchema as error:
+            raise ProtocolError("invalid_frame", str(error), path=f"{path}.parameters") from None
+        tools[spec.name] = ToolSpec(spec.name, clean(spec.description), parameters, spec.approval)
+    return replace(frame, tools=list(tools.values()))
 
 
 def _key(owner: str) -> str:

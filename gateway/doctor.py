@@ -7,8 +7,14 @@ from msgspec import Struct
 from gateway.auth.jwt import JwtVerifier
 from gateway.auth.jwt_keys import JwtConfigError
 from gateway.listening import check_tls
+from gateway.logs import route_logs
+from gateway.mcp.build import check_extra
+from gateway.mcp.oauth_setup import protected_servers
+from gateway.mcp.servers_file import configured_servers
 from gateway.models.registry import build_model
 from gateway.models.settings import ModelSettingsError
+from gateway.resources.providers import build_providers
+from gateway.resources.settings import ResourceSettingsError
 from gateway.settings import Settings, SettingsError, check_exposure
 from gateway.tools.builtin import TOOLS
 from gateway.tools.registry import RegistryError, ToolRegistry
@@ -27,7 +33,13 @@ class Finding(Struct, frozen=True):
 async def examine(settings: Settings) -> list[Finding]:
     """One finding for each part; the settings themselves were read before."""
     found = [await _access(settings), await _store(settings), await _redis(settings)]
-    return [*found, *await _models(settings), _tools(settings)]
+    return [
+        *found,
+        *await _models(settings),
+        *await _resources(settings),
+        _tools(settings),
+        *await _mcp_servers(settings),
+    ]
 
 
 async def _access(settings: Settings) -> Finding:
@@ -88,6 +100,19 @@ async def _models(settings: Settings) -> list[Finding]:
     return findings
 
 
+async def _resources(settings: Settings) -> list[Finding]:
+    findings: list[Finding] = []
+    for name, spec in settings.resources.items():
+        try:
+            (provider,) = build_providers({name: spec})
+        except ResourceSettingsError as error:
+            findings.append(Finding(f"resources {name}", False, str(error)))
+            continue
+        await provider.close()
+        findings.append(Finding(f"resources {name}", True, f"provider {spec.provider}"))
+    return findings
+
+
 def _tools(settings: Settings) -> Finding:
     registry = ToolRegistry(TOOLS)
     try:
@@ -99,3 +124,19 @@ def _tools(settings: Settings) -> Finding:
         words = " ".join(f"{type(error).__name__}: {error}".split())
         return Finding("tools", False, f"a module of tools.modules can't be imported: {words}")
     return Finding("tools", True, ", ".join(tool.name for tool in registry))
+
+
+async def _mcp_servers(settings: Settings) -> list[Finding]:
+    try:
+        servers = configured_servers(settings.mcp, settings.tools.mcp_servers)
+        check_extra(servers)
+        at = settings.server
+        protected_servers(servers, settings.encryption, (at.public_url, at.host, at.port))
+    except SettingsError as error:
+        return [Finding("mcp", False, str(error))]
+    if not servers:
+        return []
+    from gateway.mcp.checking import check_servers
+
+    route_logs()
+    return [Finding(f"mcp {one.server}", one.ok, one.words) for one in await check_servers(servers)]

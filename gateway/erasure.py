@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 import structlog
 
 from gateway.auth.principal import Principal
 from gateway.contexts import Contexts
 from gateway.sessions import Sessions
-from stores.ports import NotFound, OwnerStore
+from stores.ports import NotFound, OwnerStore, SecretStore
 from stores.records import ContextKey
 
 __all__ = ["Erasure"]
@@ -18,10 +19,14 @@ _log = structlog.get_logger(__name__)
 _AT_ONCE = 50
 
 
+class _Store(OwnerStore, SecretStore, Protocol):
+    pass
+
+
 class Erasure:
     """Raises StoreError. What a call deleted before it raised stays deleted; the same call again goes on."""
 
-    def __init__(self, contexts: Contexts, sessions: Sessions, store: OwnerStore) -> None:
+    def __init__(self, contexts: Contexts, sessions: Sessions, store: _Store) -> None:
         self._contexts = contexts
         self._sessions = sessions
         self._store = store
@@ -35,8 +40,8 @@ class Erasure:
             raise NotFound(key.id)
 
     async def everything(self, principal: Principal) -> int:
-        """Delete the contexts and sessions that the principal has now; how many contexts those were. A session that
-        a socket holds lives on with it, empty."""
+        """Delete the contexts, sessions and secrets that the principal has now; how many contexts those were. A session
+        that a socket holds lives on with it, empty."""
         deleted = 0
         after = ""
         while page := await self._store.contexts_after(principal.owner, after, _AT_ONCE):
@@ -49,6 +54,7 @@ class Erasure:
         ids = [session.id for session in await self._store.all_sessions(principal.owner)]
         await self._store.delete_sessions(principal.owner)
         await self._sessions.forget_all(principal.owner, ids)
+        await self._store.delete_secrets(principal.owner)
         await self._scrub()
         return deleted
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from importlib.metadata import version
+from types import MappingProxyType
 
 import structlog
 from msgspec import Struct
@@ -12,6 +13,7 @@ from starlette.routing import BaseRoute, WebSocketRoute
 
 from gateway.active_contexts import ActiveContexts
 from gateway.assembly import Assembler, Profile
+from gateway.auditing import Auditor
 from gateway.auth.api_keys import ApiKeys
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.host import Authenticate, HostScheme
@@ -20,8 +22,10 @@ from gateway.auth.tickets import Tickets
 from gateway.budget_settings import budget_of
 from gateway.budgets import Budgets
 from gateway.connection import Services
+from gateway.consent import Consent
 from gateway.contexts import Contexts
 from gateway.conversations import Conversations
+from gateway.core.deadlines import Waits
 from gateway.core.policy import Policy
 from gateway.declared_tools import DeclaredTools
 from gateway.door import Door
@@ -29,31 +33,44 @@ from gateway.epochs import Epochs
 from gateway.erasure import Erasure
 from gateway.export import Exports
 from gateway.http.answers import answer_routes
+from gateway.http.audit import audit_routes
+from gateway.http.connections import connection_routes
 from gateway.http.contexts import context_routes
 from gateway.http.messages import message_routes
 from gateway.http.ops import ops_routes
 from gateway.http.page import page_routes
 from gateway.http.personal import personal_routes
+from gateway.http.prompts import prompt_routes
 from gateway.http.replies import Guard
+from gateway.http.resources import resource_routes
 from gateway.http.search import search_routes
 from gateway.http.stream import stream_routes
 from gateway.http.streams import Streams
 from gateway.http.usage import usage_routes
 from gateway.hub import Hub
 from gateway.in_process import InProcess
+from gateway.mcp.build import build_host
+from gateway.mcp.oauth_setup import build_oauth
+from gateway.mcp.settings import McpServerSettings
 from gateway.mcp_endpoint.calls import AwaitedCalls
-from gateway.mcp_endpoint.endpoint import endpoint_routes
+from gateway.mcp_endpoint.endpoint import Offered, endpoint_routes
 from gateway.metering import Meter, price_of
 from gateway.metrics import Stats, timed
 from gateway.models.port import ModelClient
+from gateway.prompts import Prompts, PromptSource
 from gateway.publisher import Publisher
 from gateway.recorder import Recorder
 from gateway.recovery import HEARTBEAT_TTL, Recovery
+from gateway.resource_reading import ResourceReading
+from gateway.resources.port import ResourceProvider
+from gateway.resources.reader import ReaderLimits, ResourceReader
+from gateway.resources.tools import ResourceTools
 from gateway.routing import Routes
 from gateway.run_services import Checkpoint, RunServices
 from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.throttle import Connections, Throttle
+from gateway.tool_limits import ToolLimits
 from gateway.tools.catalog import Catalog
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
@@ -88,6 +105,8 @@ class Given(Struct, frozen=True, kw_only=True):
     local: bool
     stats: Stats
     checkpoint: Checkpoint
+    resources: Sequence[ResourceProvider] = ()
+    mcp: Mapping[str, McpServerSettings] = MappingProxyType({})
 
 
 class Parts:
@@ -106,7 +125,27 @@ class Parts:
         self._publisher = Publisher(log, settings.log.flush_ms / 1000)
         self._epochs = Epochs(contexts, log, self.recorder.note)
         declared = DeclaredTools(store, hot.cache)
-        self._routes = Routes(Catalog(given.registry), given.runner, given.policy, declared)
+        server = settings.server
+        self._oauth = build_oauth(
+            given.mcp, settings.encryption, (server.public_url, server.host, server.port), store, hot
+        )
+        self._mcp = build_host(given.mcp, self._oauth.auth if self._oauth is not None else None)
+        if self._mcp is not None and self._oauth is not None:
+            # Whoever connects another account goes on in no session of the one before.
+            self._oauth.listen(self._mcp.forget)
+        self._resources = ResourceReader(
+            [*given.resources, *self._mcp_resources()],
+            given.policy.may_use,
+            ReaderLimits(max_bytes=limits.max_resource_bytes, cache_bytes=limits.resource_cache_bytes),
+        )
+        self._prompts = Prompts(given.policy, self._mcp_prompts(), limits.max_frame_bytes)
+        servers = [self._mcp] if self._mcp is not None else []
+        catalog = Catalog(given.registry, [ResourceTools(self._resources), *servers])
+        self._auditor = Auditor(store, parameters=settings.audit.parameters, keep_days=settings.audit.keep_days)
+        self._tool_limits = ToolLimits(settings.tools.limits, hot.limits, hot.leases)
+        self._routes = Routes(
+            catalog, given.runner, given.policy, declared, Consent(settings.approvals, contexts), self._tool_limits
+        )
         self._budgets = Budgets([budget_of(name, spec) for name, spec in settings.budgets.items()], store)
         self._active = ActiveContexts(contexts, settings.context.active_bytes, hot.threads)
         self._turns = self._make_turns(store)
@@ -125,6 +164,7 @@ class Parts:
         origins = settings.server.origins
         host = HostScheme(given.authenticate, origins) if given.authenticate is not None else None
         authenticator = Authenticator(ApiKeys(store), given.jwt, self.tickets, given.local, host)
+        self._throttle = Throttle(hot.limits, limits.messages_per_minute)
         conversations = Conversations(
             store=contexts,
             epochs=self._epochs,
@@ -133,9 +173,12 @@ class Parts:
             models=given.models,
             default_model=next(iter(given.models)),
             policy=given.policy,
-            throttle=Throttle(hot.limits, limits.messages_per_minute),
+            throttle=self._throttle,
             queue_length=limits.queue_length,
             budgets=self._budgets,
+            prompts=self._prompts,
+            resources=self._resources,
+            auditor=self._auditor,
         )
         connections = self._connections(conversations)
         self._door = Door(connections, authenticator, origins)
@@ -144,6 +187,20 @@ class Parts:
         self.clients = InProcess(self._door)
         self._observe()
         self.routes = self._make_routes(store, authenticator, conversations)
+
+    def _mcp_prompts(self) -> Sequence[PromptSource]:
+        if self._mcp is None:
+            return ()
+        from gateway.mcp.prompts import McpPrompts
+
+        return [McpPrompts(self._mcp)]
+
+    def _mcp_resources(self) -> Sequence[ResourceProvider]:
+        if self._mcp is None:
+            return ()
+        from gateway.resources.mcp import mcp_providers
+
+        return mcp_providers(self._mcp)
 
     def _make_turns(self, store: Store) -> Turns:
         given, settings = self._given, self._given.settings
@@ -167,6 +224,8 @@ class Parts:
             checkpoint=given.checkpoint,
             turn_over=self._upkeep.turn_over,
             meter=meter,
+            auditor=self._auditor,
+            waits=Waits(client=settings.limits.client_tool_seconds, approval=settings.limits.approval_seconds),
         )
         return Turns(services, given.instance, settings.limits.concurrent_turns, self._hot.bus)
 
@@ -200,7 +259,9 @@ class Parts:
         places = TurnPlaces(self._contexts, self._event_log, self._epochs)
         erasure = Erasure(managed, self._sessions, store)
         calls = AwaitedCalls(conversations, streams, places)
-        over_mcp, self._endpoint = endpoint_routes(authenticator, given.settings.server.origins, self._routes, calls)
+        reading = ResourceReading(self._resources, self._throttle, self._auditor)
+        offered = Offered(self._routes, calls, reading, self._prompts, self._throttle)
+        over_mcp, self._endpoint = endpoint_routes(authenticator, given.settings.server.origins, offered)
         return [
             WebSocketRoute("/v1/ws", self._door),
             *context_routes(guard, managed, most),
@@ -209,9 +270,13 @@ class Parts:
             *answer_routes(guard, conversations, most),
             *search_routes(guard, store),
             *usage_routes(guard, given.policy, store, self._budgets),
+            *audit_routes(guard, given.policy, store),
             *personal_routes(guard, managed, erasure, Exports(store)),
+            *prompt_routes(guard, self._prompts),
+            *resource_routes(guard, reading),
             *ops_routes(guard, self.tickets, self._routes, given.stats, self._not_ready),
             *over_mcp,
+            *connection_routes(guard, authenticator, self._oauth),
             *page_routes(self.tickets, authenticator, given.settings),
         ]
 
@@ -235,6 +300,9 @@ class Parts:
             self._upkeep.run(),
             self.clients.run(),
             self._sessions.run(),
+            self._resources.run(),
+            *([self._mcp.run()] if self._mcp is not None else []),
+            *([self._oauth.run()] if self._oauth is not None else []),
             self._managed.run(),
             self._recovery.beat(),
             self._recovery.run(),
@@ -255,10 +323,13 @@ class Parts:
 
     async def finish(self) -> None:
         """Leave nothing unsaid that others would have to find out. Called when the tasks have ended."""
+        if self._oauth is not None:
+            await self._oauth.close()
         try:
             async with asyncio.timeout(_CHECK_SECONDS):
                 await self.recorder.flush_all()
                 await self._sessions.flush()
+                await self._tool_limits.close()
         except TimeoutError:
             _log.warning("the stores took too long at the end; other instances do what is left")
 
@@ -266,10 +337,11 @@ class Parts:
         while True:
             try:
                 await self._sessions.sweep()
+                await self._auditor.sweep()
             except Unavailable as error:
-                _log.warning("expired sessions were not deleted", reason=str(error))
+                _log.warning("what has expired was not deleted", reason=str(error))
             except Exception:  # noqa: BLE001 - it is tried again, and nothing else needs it
-                _log.exception("expired sessions could not be deleted")
+                _log.exception("what has expired could not be deleted")
             await asyncio.sleep(_SWEEP_SECONDS)
 
     async def _not_ready(self) -> str | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
 from gateway.assembly import Assembler
+from gateway.auditing import Auditor
+from gateway.core.deadlines import Waits
 from gateway.core.stored_turn import StoredTurn
 from gateway.core.turn_state import Written
 from gateway.epochs import Epochs
@@ -41,7 +44,8 @@ def nobody_cares(key: ContextKey, turn_id: str, request: TurnRequest, stored: St
 class RunServices:
     """Shared by all turns of an instance. `checkpoint` is awaited between any two durable steps with the step's name:
     whoever tests what a crash does there puts it in. `turn_over` is told of every answered message: its context, its
-    turn, what was asked of whom, what is stored of it."""
+    turn, what was asked of whom, what is stored of it. `waits` is how long calls wait for clients and people, `clock`
+    gives seconds since 1970, as the store counts them."""
 
     def __init__(
         self,
@@ -60,6 +64,9 @@ class RunServices:
         checkpoint: Checkpoint = no_checkpoint,
         turn_over: TurnOver = nobody_cares,
         meter: Meter | None = None,
+        auditor: Auditor | None = None,
+        waits: Waits = Waits(),  # noqa: B008 - a constant
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
         self.log = log
@@ -75,6 +82,9 @@ class RunServices:
         self.checkpoint = checkpoint
         self.turn_over = turn_over
         self.meter = meter or Meter({}, stats)
+        self.auditor = auditor or Auditor()
+        self.waits = waits
+        self.clock = clock
 
     async def backoff(self, retry: int) -> None:
         """Wait before the `retry`-th time that a step is begun again."""

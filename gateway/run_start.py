@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
+from gateway.core.deadlines import since_when
 from gateway.core.stored_turn import StoredTurn
 from gateway.core.turn import TurnMachine
 from gateway.core.turn_state import Recovered, Written
@@ -146,6 +147,8 @@ async def _found(
             # Whoever gave the turn up before its first message was written may have begun it.
             begun_before=begun_before or (rows.turn.fence > 1 and not _written(events)),
             cancelled=rows.turn.cancelled,
+            since=since_when(zip(events, (row.stored_at for row in rows.events), strict=True)),
+            now=services.clock(),
         ),
         known={row.id for row in rows.events},
         seen=max([row.order for row in rows.events] + [cancel.order for cancel in rows.cancels], default=0),
@@ -158,10 +161,10 @@ def _written(events: Sequence[DurableEvent]) -> bool:
 
 
 def _machine(services: RunServices, turn: Turn, request: TurnRequest) -> TurnMachine:
-    def step_id(step: int) -> str:
-        # The same for every runner, so that a step begun again is the same message.
-        digest = hashlib.blake2b(f"{turn.key.owner}\0{turn.key.id}\0{turn.id}\0{step}".encode(), digest_size=10)
-        return time_id("msg_", int(turn.created_at * 1000), int.from_bytes(digest.digest(), "big"))
+    def id_of(prefix: str, what: str) -> str:
+        # The same for every runner, so that what is begun again is the same message or call.
+        digest = hashlib.blake2b(f"{turn.key.owner}\0{turn.key.id}\0{turn.id}\0{what}".encode(), digest_size=10)
+        return time_id(prefix, int(turn.created_at * 1000), int.from_bytes(digest.digest(), "big"))
 
     return TurnMachine(
         context_id=turn.key.id,
@@ -172,5 +175,7 @@ def _machine(services: RunServices, turn: Turn, request: TurnRequest) -> TurnMac
         max_retries=services.max_retries,
         mint=new_id,
         now=lambda: rfc3339(datetime.now(UTC)),
-        step_id=step_id,
+        step_id=lambda step: id_of("msg_", str(step)),
+        read_id=lambda message_id, place: id_of("tool_", f"{message_id}\0{place}"),
+        waits=services.waits,
     )

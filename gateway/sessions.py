@@ -51,6 +51,11 @@ class Session:
     def id(self) -> str:
         return self.record.id
 
+    @property
+    def attempt(self) -> int:
+        """The number of the socket."""
+        return self.record.attempt
+
     async def follow(self, context_id: str) -> None:
         """Keep that the session follows the context."""
         await self._put(lambda known: known if context_id in known else (*known, context_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
@@ -13,12 +13,21 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from gateway.auth.jwt import JwtSettings
+from gateway.auth.principal import DEFAULT_TENANT, Principal
 from gateway.budget_settings import BudgetSettings
+from gateway.core.approval import Approvals, Rule
 from gateway.core.policy import Policy
+from gateway.encryption import EncryptionSettings, decode_key
+from gateway.mcp.oauth_settings import public_url_problem
+from gateway.mcp.settings import McpServerSettings
 from gateway.models.settings import ModelSettings
+from gateway.resources.settings import ResourceSettings, ResourceSettingsError, check_resources
+from gateway.resources.uris import pattern_problem
 from gateway.settings_layers import Layers, SettingsError
+from gateway.tool_limits import ToolLimit
 
 __all__ = [
+    "AuditSettings",
     "AuthSettings",
     "ContextDefaults",
     "LimitSettings",
@@ -30,6 +39,7 @@ __all__ = [
     "SettingsError",
     "StoreSettings",
     "ToolsSettings",
+    "UserSettings",
     "check_exposure",
     "load_settings",
 ]
@@ -52,8 +62,8 @@ class _Section(Struct, frozen=True, kw_only=True):
 
 class ServerSettings(_Section, frozen=True):
     """`origins` are the web pages that may open a socket (none: the gateway's own), `drain_seconds` how long running
-    turns may go on at the end, `trusted_proxies` the addresses whose X-Forwarded headers count. The certificate and
-    its key are files of PEM text."""
+    turns may go on at the end, `trusted_proxies` the addresses whose X-Forwarded headers count, `public_url` where
+    browsers reach this gateway (absent: host and port). The certificate and its key are files of PEM text."""
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
@@ -63,6 +73,7 @@ class ServerSettings(_Section, frozen=True):
     tls_cert: str | None = None
     tls_key: str | None = None
     trusted_proxies: tuple[str, ...] = ()
+    public_url: _Url | None = None
 
 
 class StoreSettings(_Section, frozen=True):
@@ -105,18 +116,43 @@ class AuthSettings(_Section, frozen=True):
 
 
 class RoleSettings(_Section, frozen=True):
-    """What a role may do, as patterns of permissions (gateway/core/policy.py)."""
+    """What a role may do, as patterns of permissions (gateway/core/policy.py), and which of its calls wait for a
+    person, by patterns of tools' names (gateway/core/approval.py)."""
+
+    permissions: tuple[str, ...]
+    approval: dict[str, Rule] = field(default_factory=dict[str, Rule])
+
+
+class UserSettings(_Section, frozen=True):
+    """What one user may do besides what its roles allow it, or what of that it may not."""
 
     permissions: tuple[str, ...]
 
 
 class ToolsSettings(_Section, frozen=True):
+    """`modules` hold functions that carry `@tool`, `mcp_servers` is a file of MCP servers
+    (gateway/mcp/servers_file.py); `approval` (gateway/core/approval.py) and `limits` (gateway/tool_limits.py) are by
+    patterns of tools' names."""
+
     modules: tuple[str, ...] = ()
+    mcp_servers: str | None = None
+    approval: dict[str, Rule] = field(default_factory=dict[str, Rule])
+    limits: dict[str, ToolLimit] = field(default_factory=dict[str, ToolLimit])
+
+
+class AuditSettings(_Section, frozen=True):
+    """`parameters`: whether those of calls are kept, besides their hash; `keep_days`: for how long records are (absent:
+    for good)."""
+
+    parameters: bool = False
+    keep_days: _Count | None = None
 
 
 class LimitSettings(_Section, frozen=True):
-    """`heartbeat`, `hello_seconds` and `session_ttl` are seconds; `max_unacked` is a client's frames that may wait for
-    their ack, `queue_length` a context's turns that may wait, `concurrent_turns` those that run in this process."""
+    """`heartbeat`, `session_ttl` and what ends in `_seconds` are seconds: how long a session waits for its `hello`, a
+    question for its answer, a call for the client that is to run it, or (None: without end) for a person's decision.
+    `max_unacked` is a client's frames that may wait for their ack, `queue_length` a context's turns that may wait,
+    `concurrent_turns` those that run in this process."""
 
     messages_per_minute: _Count = 600
     connections_per_principal: _Count = 100
@@ -125,7 +161,12 @@ class LimitSettings(_Section, frozen=True):
     heartbeat: _Count = 25
     hello_seconds: Annotated[float, Meta(gt=0)] = 10.0
     max_result_bytes: Annotated[int, Meta(ge=1024)] = 1_048_576
+    max_resource_bytes: Annotated[int, Meta(ge=1024)] = 262_144
+    resource_cache_bytes: Annotated[int, Meta(ge=0)] = 33_554_432
     max_steps: _Count = 32
+    question_seconds: Annotated[float, Meta(gt=0)] = 600.0
+    client_tool_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    approval_seconds: Annotated[float, Meta(gt=0)] | None = None
     queue_length: _Count = 100
     concurrent_turns: _Count = 1000
     session_ttl: Annotated[float, Meta(gt=0)] = 30 * 24 * 3600.0
@@ -162,12 +203,17 @@ class Settings(_Section, frozen=True):
     redis: RedisSettings = RedisSettings()
     auth: AuthSettings = AuthSettings()
     roles: dict[str, RoleSettings] = field(default_factory=dict[str, RoleSettings])
+    users: dict[str, UserSettings] = field(default_factory=dict[str, UserSettings])
     models: dict[str, ModelSettings] = field(default_factory=_demo)
     tools: ToolsSettings = ToolsSettings()
+    mcp: dict[str, McpServerSettings] = field(default_factory=dict[str, McpServerSettings])
+    resources: dict[str, ResourceSettings] = field(default_factory=dict[str, ResourceSettings])
     limits: LimitSettings = LimitSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
     context: ContextDefaults = ContextDefaults()
     budgets: dict[str, BudgetSettings] = field(default_factory=dict[str, BudgetSettings])
+    encryption: EncryptionSettings = EncryptionSettings()
 
     @classmethod
     def of(cls, **sections: object) -> Settings:
@@ -184,12 +230,28 @@ class Settings(_Section, frozen=True):
 
     @property
     def permissions(self) -> dict[str, tuple[str, ...]]:
-        """The patterns of each role, for `Policy`."""
+        """The patterns of each role."""
         return {name: role.permissions for name, role in self.roles.items()}
+
+    @property
+    def policy(self) -> Policy:
+        """Who may do what."""
+        return Policy(self.permissions, {_owner(name): user.permissions for name, user in self.users.items()})
+
+    @property
+    def approvals(self) -> Approvals:
+        """Which calls wait for a person."""
+        return Approvals({name: role.approval for name, role in self.roles.items()}, self.tools.approval)
 
     def __repr__(self) -> str:
         models = ", ".join(self.models)
         return f"Settings({self.server!r}, {self.auth!r}, {self.limits!r}, {self.log!r}, models=[{models}])"
+
+
+def _owner(user: str) -> str:
+    """`TENANT/SUBJECT`, or a subject of the default tenant."""
+    tenant, _, subject = user.rpartition("/")
+    return Principal(tenant=tenant or DEFAULT_TENANT, subject=subject).owner
 
 
 def load_settings(
@@ -261,6 +323,14 @@ def _check(settings: Settings, layers: Layers) -> None:
     if (server.tls_cert is None) != (server.tls_key is None):
         given, missing = ("tls_cert", "tls_key") if server.tls_key is None else ("tls_key", "tls_cert")
         raise layers.error(f"server.{given}", f"expected server.{missing} with it")
+    problem = public_url_problem(server.public_url) if server.public_url is not None else None
+    if problem is not None:
+        raise layers.error("server.public_url", problem)
+    for key in settings.encryption.keys:
+        try:
+            decode_key(key)
+        except ValueError as error:
+            raise layers.error("encryption.keys", str(error)) from None
     if len(set(settings.store.urls)) < len(settings.store.urls):
         raise layers.error("store.url", "expected a list of different stores")
     for key, name in (("title_model", settings.context.title_model), ("summary_model", settings.context.summary_model)):
@@ -276,8 +346,34 @@ def _check(settings: Settings, layers: Layers) -> None:
     for name, budget in settings.budgets.items():
         if budget.limits_nothing:
             raise layers.error(f"budgets.{name}", "expected tokens or a cost, per day or per month")
-    for name, patterns in settings.permissions.items():
+    for pattern, limit in settings.tools.limits.items():
+        if limit.per_minute is None and limit.concurrent is None:
+            raise layers.error(f"tools.limits.{pattern}", "expected per_minute, or concurrent, or both")
+    for section, names in (("roles", settings.roles), ("users", settings.users)):
+        for name, given in names.items():
+            try:
+                Policy({name: given.permissions})
+            except ValueError as error:
+                raise layers.error(f"{section}.{name}.permissions", str(error)) from error
+            _check_uris(layers, f"{section}.{name}.permissions", given.permissions)
+    for key, rules in (
+        ("tools.approval", settings.tools.approval),
+        *((f"roles.{name}.approval", role.approval) for name, role in settings.roles.items()),
+    ):
         try:
-            Policy({name: patterns})
+            Approvals({}, rules)
         except ValueError as error:
-            raise layers.error(f"roles.{name}.permissions", str(error)) from error
+            raise layers.error(key, str(error)) from error
+    try:
+        check_resources(settings.resources)
+    except ResourceSettingsError as error:
+        raise layers.error(error.key, error.problem) from error
+
+
+def _check_uris(layers: Layers, key: str, patterns: Iterable[str]) -> None:
+    """A denial of a resource that can't match is as good as none, so it is no setting."""
+    for pattern in patterns:
+        kind, _, uri = pattern.removeprefix("!").partition(":")
+        problem = pattern_problem(uri) if kind == "resource" else None
+        if problem is not None:
+            raise layers.error(key, f"{pattern!r} {problem}, and so matches nothing; expected URIs as lists show them")

@@ -17,7 +17,6 @@ from msgspec import Struct
 __all__ = ["Layers", "SettingsError"]
 
 _PREFIX = "TIDEGATE_"
-_LATER = ("mcp", "encryption")
 # Kubernetes describes a service named "tidegate…" to every pod in variables like TIDEGATE_PORT=tcp://10.0.0.1:8000.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
@@ -106,6 +105,8 @@ class Layers:
             self._table(path[:-1])[path[-1]] = value
             self._sources[key] = source
             return
+        if value is None and NoneType in get_args(kind):
+            return
         if not isinstance(value, dict):
             raise _error(source, key, f"expected a section [{key}]")
         self._table(path)
@@ -159,8 +160,6 @@ def _error(source: str | None, key: str, problem: str) -> SettingsError:
 
 def _unknown(source: str, path: tuple[str, ...], name: str, names: Iterable[str]) -> SettingsError:
     key = ".".join((*path, name))
-    if not path and name.split("_")[0] in _LATER:
-        return _error(source, key, "is not available in this version")
     close = get_close_matches(name, names, n=2, cutoff=0.7)
     hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(sorted(names))}"
     return _error(source, key, f"there is no such setting; {hint}")

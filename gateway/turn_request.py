@@ -6,12 +6,14 @@ import msgspec
 from msgspec import Struct
 
 from gateway.auth.principal import Principal
+from stores.audit_records import AuditVia
 
 __all__ = ["TurnRequest", "decode_request", "encode_request"]
 
 
 class TurnRequest(Struct, frozen=True, kw_only=True):
-    """Who asked, from which session, of which model. `tools` None: all that the principal may use."""
+    """Who asked, from which session, of which model. `tools` None: all that the principal may use; `via` is how
+    a direct call came in."""
 
     tenant: str
     subject: str
@@ -19,6 +21,7 @@ class TurnRequest(Struct, frozen=True, kw_only=True):
     model: str
     session_id: str | None = None
     tools: tuple[str, ...] | None = None
+    via: AuditVia = "client"
 
     @property
     def principal(self) -> Principal:

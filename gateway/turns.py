@@ -11,9 +11,10 @@ import msgspec
 import structlog
 
 from gateway.core.turn_events import NO_USAGE, TurnEvents
+from gateway.failures import internal_error
 from gateway.hearing import hearing
 from gateway.patience import patiently
-from gateway.run import Run, internal_error
+from gateway.run import Run
 from gateway.run_services import RunServices
 from gateway.stored_events import new_event
 from protocol.ids import new_id, rfc3339
@@ -209,7 +210,8 @@ class Turns:
         turn = run.turn
         await asyncio.sleep(0.2 * turn.fence)
         if turn.fence >= _MAX_ATTEMPTS:
-            await self._give_up(turn)
+            if await self._give_up(turn):
+                await run.audit.interrupt()
             await self._go_on(turn.key, run)
         elif not await self._begin(turn.key, turn.id, turn.fence, begun_before=True):
             # There was no room: while this instance lives nobody else would take it for theirs.
@@ -226,20 +228,26 @@ class Turns:
             if run.turn.kind == "message":
                 self._services.turn_over(key, run.turn.id, run.request, run.stored)
 
-    async def _give_up(self, turn: Turn) -> None:
-        """A turn that failed for our own fault again and again ends, and says so."""
+    async def _give_up(self, turn: Turn) -> bool:
+        """A turn that failed for our own fault again and again ends with its calls, and says so; False where it is
+        another's."""
         services = self._services
         make = TurnEvents(turn.key.id, turn.id, "", new_id, lambda: rfc3339(datetime.now(UTC)))
         error = internal_error("a turn was given up", turn=turn.id)
-        row = new_event(make.end("failed", 0, NO_USAGE, error))
         try:
-            await patiently(lambda: services.store.end_turn(turn.key, turn.id, turn.fence, [row], 1 << 62))
-            for left, _ in await patiently(lambda: services.store.unsequenced(turn.key, turn.id)):
+            found = await patiently(lambda: services.store.load_turn(turn.key, turn.id))
+            calls = found.calls.values() if found is not None else ()
+            # A call without an answer would be shown as running for good.
+            left = [make.response(call.id, "interrupted", None, None) for call in calls if not call.answered]
+            rows = [new_event(event) for event in (*left, make.end("failed", 0, NO_USAGE, error))]
+            await patiently(lambda: services.store.end_turn(turn.key, turn.id, turn.fence, rows, 1 << 62))
+            for row, _ in await patiently(lambda: services.store.unsequenced(turn.key, turn.id)):
                 # Each of them: until all have a seq the turn is this instance's, and its context's next one waits.
-                await patiently(lambda: services.epochs.place_row(turn.key, left.id))  # noqa: B023 - awaited
+                await patiently(lambda: services.epochs.place_row(turn.key, row.id))  # noqa: B023 - awaited
         except (Fenced, NotFound):
-            return
+            return False
         _log.error("a turn was given up", turn=turn.id)
+        return True
 
 
 def _channel(instance: str) -> str:

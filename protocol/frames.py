@@ -43,6 +43,7 @@ __all__ = [
     "Partial",
     "Ping",
     "Pong",
+    "PromptUse",
     "Ready",
     "ResourcePart",
     "Role",
@@ -104,11 +105,13 @@ Content = str | Annotated[list[TextPart | ImagePart | ResourcePart], Meta(max_le
 
 
 class ToolSpec(_Struct, frozen=True):
-    """A tool that a client offers: `parameters` is a JSON Schema of an object."""
+    """A tool that a client offers: `parameters` is a JSON Schema of an object, `approval` says that a person is asked
+    before each call, or before the first of a context."""
 
     name: Annotated[str, Meta(pattern=TOOL_NAME_PATTERN)]
     description: Annotated[str, Meta(max_length=8192)]
     parameters: dict[str, Any]
+    approval: Literal["always", "first"] | None = None
 
 
 class ClientInfo(_Struct, frozen=True):
@@ -128,6 +131,13 @@ class Hello(_Frame, tag="hello", frozen=True):
     tools: Annotated[list[ToolSpec], Meta(max_length=128)] | None = None
 
 
+class PromptUse(_Struct, frozen=True):
+    """A prompt of a server, which comes before the rest of the message."""
+
+    name: Name
+    arguments: Annotated[dict[Name, str], Meta(max_length=64)] | None = None
+
+
 class SendMessage(_Frame, tag="message", frozen=True):
     id: Id
     content: Content
@@ -141,6 +151,7 @@ class SendMessage(_Frame, tag="message", frozen=True):
     when_busy: WhenBusy = "queue"
     parent_id: Id | None = None
     replaces: Id | None = None
+    prompt: PromptUse | None = None
     metadata: dict[str, Any] | None = None
 
 
@@ -157,7 +168,7 @@ class AnswerTool(_Frame, tag="tool_response", frozen=True):
     tool_call_id: Id
     context_id: Id
     result: Any
-    status: Literal["success", "error", "timeout", "denied", "cancelled"]
+    status: Literal["success", "error", "timeout", "denied", "cancelled", "interrupted"]
     timestamp: Timestamp | None = None
 
 
@@ -253,6 +264,7 @@ class Message(_Event, tag="message", kw_only=True, frozen=True):
     parent_id: str | None = None
     replaces: str | None = None
     reads: str | None = None
+    resources: list[str] | None = None
     metadata: dict[str, Any] | None = None
 
 
@@ -278,6 +290,7 @@ class ToolCall(_Event, tag="tool_call", kw_only=True, frozen=True):
     message_id: str | None = None
     session_id: str | None = None
     approval: Literal["required"] | None = None
+    asked_by: str | None = None
 
 
 class ToolApproval(_Event, tag="tool_approval", kw_only=True, frozen=True):

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from stores.hot import Hot
 from stores.memory import MemoryBus, MemoryCache, MemoryHeartbeats, MemoryLog
+from stores.memory_leases import MemoryLeases
 from stores.memory_limits import MemoryRateLimits
 from stores.ports import Unavailable
 from stores.shards import shard_urls
@@ -112,6 +113,7 @@ def open_hot(url: str | None, *, prefix: str = "tidegate", max_bytes: int, ttl: 
         cache=MemoryCache(),
         tickets=MemoryCache(),
         limits=MemoryRateLimits(),
+        leases=MemoryLeases(),
         threads=None,
         tasks=(),
         close=close,
@@ -123,6 +125,7 @@ def _open_redis(url: str, prefix: str, max_bytes: int, ttl: float) -> Hot:
         from stores.redis_cache import RedisCache
         from stores.redis_client import RedisClient, RedisUrlError
         from stores.redis_hot import RedisHot
+        from stores.redis_leases import RedisLeases
         from stores.redis_limits import RedisRateLimits
         from stores.redis_threads import RedisThreadCache
     except ImportError as error:
@@ -145,6 +148,7 @@ def _open_redis(url: str, prefix: str, max_bytes: int, ttl: float) -> Hot:
         cache=cache,
         tickets=cache,
         limits=RedisRateLimits(client, prefix=prefix),
+        leases=RedisLeases(client, prefix=prefix),
         threads=RedisThreadCache(client, prefix=prefix),
         tasks=(redis.run,),
         close=close,

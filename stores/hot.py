@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from msgspec import Struct
 
-from stores.ports import Bus, Cache, EventLog, Heartbeats, RateLimits, ThreadCache
+from stores.ports import Bus, Cache, EventLog, Heartbeats, Leases, RateLimits, ThreadCache
 
 __all__ = ["Hot"]
 
@@ -21,6 +21,7 @@ class Hot(Struct, frozen=True, kw_only=True):
     cache: Cache
     tickets: Cache
     limits: RateLimits
+    leases: Leases
     threads: ThreadCache | None
     tasks: Sequence[Callable[[], Coroutine[None, None, None]]]
     close: Callable[[], Awaitable[None]]

@@ -8,17 +8,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from protocol.frames import WhenBusy
+from stores import postgres_audit as ledger
 from stores import postgres_clients as clients
 from stores import postgres_contexts as contexts
 from stores import postgres_keys as keys
 from stores import postgres_owner as owners
 from stores import postgres_search as index
+from stores import postgres_secrets as sealed
 from stores import postgres_sessions as sessions
 from stores import postgres_threads as threads
 from stores import postgres_turns as turns
 from stores import postgres_usage as accounts
+from stores.audit_pages import audit_place
+from stores.audit_records import AuditPage, AuditQuery, AuditRecord
 from stores.list_pages import context_place
-from stores.ports import Unavailable
+from stores.ports import Busy, Unavailable
 from stores.postgres_database import EVERYTHING, Limits, PostgresDatabase
 from stores.postgres_scrub import Scrub
 from stores.records import (
@@ -35,7 +39,10 @@ from stores.records import (
     NewTurn,
     NewUsage,
     Recorded,
+    Remembered,
     SearchHit,
+    SecretRecord,
+    Sender,
     SessionRecord,
     Summary,
     ThreadRows,
@@ -144,11 +151,17 @@ class PostgresStore:
         turn: NewTurn | None,
         when_busy: WhenBusy = "queue",
         queue_length: int = 100,
+        sender: Sender | None = None,
     ) -> Accepted:
-        return await self._database.write_context(
+        accepted = await self._database.write_context(
             key,
-            lambda db, there: clients.submit(db, there, key, event, turn, when_busy, queue_length, self._clock()),
+            lambda db, there: clients.submit(
+                db, there, key, event, turn, when_busy, queue_length, sender, self._clock()
+            ),
         )
+        if accepted is None:
+            raise Busy(key.id)
+        return accepted
 
     async def steer(self, key: ContextKey, turn_id: str, event: NewEvent) -> Accepted | None:
         return await self._database.write_context(
@@ -165,10 +178,13 @@ class PostgresStore:
             key, lambda db, there: clients.answer(db, there, key, event, session_id, self._clock())
         )
 
-    async def approve(self, key: ContextKey, event: NewEvent) -> Accepted:
+    async def approve(self, key: ContextKey, event: NewEvent, remember: Remembered | None = None) -> Accepted:
         return await self._database.write_context(
-            key, lambda db, there: clients.approve(db, there, key, event, self._clock())
+            key, lambda db, there: clients.approve(db, there, key, event, remember, self._clock())
         )
+
+    async def remembered(self, key: ContextKey, definition: str) -> bool | None:
+        return await self._database.read(key.owner, lambda db: clients.remembered(db, key, definition))
 
     async def get_call(self, key: ContextKey, call_id: str) -> Call | None:
         return await self._database.read(key.owner, lambda db: clients.find_call(db, key, call_id))
@@ -207,8 +223,8 @@ class PostgresStore:
             key, lambda db, _: turns.end_turn(db, key, turn_id, fence, events, seen, self._clock())
         )
 
-    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
-        return await self._database.write_context(key, lambda db, _: turns.park(db, key, turn_id, fence, seen))
+    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None = None) -> bool:
+        return await self._database.write_context(key, lambda db, _: turns.park(db, key, turn_id, fence, seen, wake_at))
 
     async def release(self, key: ContextKey, turn_id: str, fence: int) -> None:
         await self._database.write_context(key, lambda db, _: turns.release(db, key, turn_id, fence))
@@ -225,7 +241,7 @@ class PostgresStore:
         return await self._database.read(EVERYTHING, lambda db: turns.stray_contexts(db, limit))
 
     async def turns_to_run(self, alive: Collection[str] | None, limit: int) -> list[Turn]:
-        return await self._database.read(EVERYTHING, lambda db: turns.turns_to_run(db, alive, limit))
+        return await self._database.read(EVERYTHING, lambda db: turns.turns_to_run(db, alive, limit, self._clock()))
 
     # -- reading
 
@@ -299,6 +315,9 @@ class PostgresStore:
     async def events_after(self, key: ContextKey, seq: int, limit: int) -> History:
         return await self._database.read(key.owner, lambda db: owners.events_after(db, key, seq, limit))
 
+    async def all_remembered(self, key: ContextKey) -> list[Remembered]:
+        return await self._database.read(key.owner, lambda db: clients.all_remembered(db, key))
+
     async def all_sessions(self, owner: str) -> list[SessionRecord]:
         return await self._database.read(owner, lambda db: owners.all_sessions(db, owner))
 
@@ -310,6 +329,36 @@ class PostgresStore:
 
     async def scrub(self) -> bool:
         return await self._scrub()
+
+    # -- secrets
+
+    async def get_secret(self, owner: str, name: str) -> SecretRecord | None:
+        return await self._database.read(owner, lambda db: sealed.get_secret(db, owner, name))
+
+    async def put_secret(self, owner: str, name: str, value: bytes, expected: int | None) -> int | None:
+        return await self._database.write(owner, lambda db: sealed.put_secret(db, owner, name, value, expected))
+
+    async def delete_secret(self, owner: str, name: str) -> bool:
+        return await self._database.write(owner, lambda db: sealed.delete_secret(db, owner, name))
+
+    async def secrets_of(self, owner: str) -> list[SecretRecord]:
+        return await self._database.read(owner, lambda db: sealed.secrets_of(db, owner))
+
+    async def delete_secrets(self, owner: str) -> int:
+        return await self._database.write(owner, lambda db: sealed.delete_secrets(db, owner))
+
+    # -- audit
+
+    async def audit(self, owner: str, records: Sequence[AuditRecord]) -> None:
+        await self._database.write(owner, lambda db: ledger.add(db, owner, records))
+
+    async def audits(self, tenant: str, query: AuditQuery, after: str | None, limit: int) -> AuditPage:
+        below = audit_place(after)
+        whole = ledger.whole_tenant(tenant)
+        return await self._database.read(whole, lambda db: ledger.audits(db, tenant, query, below, limit))
+
+    async def prune_audits(self, before: float, limit: int) -> int:
+        return await self._database.write(EVERYTHING, lambda db: ledger.prune(db, before, limit))
 
     # -- usage
 

@@ -6,30 +6,32 @@ from __future__ import annotations
 from asyncpg import Record
 
 from protocol.frames import WhenBusy
-from stores.ports import AlreadyAnswered, Busy, NotFound
+from stores.ports import AlreadyAnswered, Busy, NotFound, Undecided
 from stores.postgres_database import Connection
 from stores.postgres_rows import ACTIVE_TURN, CALL, HERE, call_of, columns, create_context, duplicate, here
 from stores.postgres_writing import Writing
-from stores.records import Accepted, Call, ContextKey, NewEvent, NewTurn
+from stores.records import Accepted, Call, ContextKey, NewEvent, NewTurn, Remembered, Sender
+from stores.refusals import note, was_refused
 
-__all__ = ["answer", "approve", "cancel", "find_call", "steer", "submit"]
+__all__ = ["all_remembered", "answer", "approve", "cancel", "find_call", "remembered", "steer", "submit"]
 
 # ruff: noqa: S608 - the SQL is put together from constants of this package only
 
 # Those before the call's in what is read of a call and its turn.
 _COLUMNS = 6
 _ACTIVE = ("running", "parked")
+_ALIVE = ("queued", *_ACTIVE)
 # $3 is the event's id.
 _FOUND = "next_order, e.type AS known_type, e.turn_id AS known_turn"
 _KNOWN = f"LEFT JOIN events e ON {here('e')} AND e.id = $3"
 _QUEUE = (
-    f"SELECT {_FOUND}, c.epoch, queue.* FROM contexts c {_KNOWN} CROSS JOIN LATERAL ("
+    f"SELECT {_FOUND}, c.epoch, c.refused, queue.* FROM contexts c {_KNOWN} CROSS JOIN LATERAL ("
     " SELECT count(*) AS unended, count(*) FILTER (WHERE state = 'queued') AS queued, min(place) AS first,"
     f" (SELECT id FROM turns WHERE {HERE} AND {ACTIVE_TURN}) AS active"
     f" FROM turns WHERE {HERE} AND state <> 'done' AND kind = 'message' AND state IN ('queued', 'running', 'parked')"
     f") queue WHERE {here('c')}"
 )
-_EVENT = f"SELECT {_FOUND}, c.epoch FROM contexts c {_KNOWN} WHERE {here('c')}"
+_EVENT = f"SELECT {_FOUND}, c.epoch, c.refused FROM contexts c {_KNOWN} WHERE {here('c')}"
 # $4 is a call's id or null, $5 the turn's, where it is not the call's.
 _TOUCHED = (
     f"SELECT {_FOUND}, t.kind, t.state, t.cancelled, {columns(CALL, 'k')}"
@@ -43,6 +45,10 @@ _CANCELLED = (
     f" LEFT JOIN calls k ON {here('k')} AND k.id = $5"
     f" LEFT JOIN turns t ON {here('t')} AND t.id = CASE WHEN $5::text IS NOT NULL THEN k.turn_id ELSE coalesce($4,"
     f" (SELECT id FROM turns WHERE {HERE} AND {ACTIVE_TURN})) END WHERE {here('c')}"
+)
+_REMEMBER = (
+    "INSERT INTO remembered (owner, context_id, definition, approved) VALUES ($1, $2, {}, {})"
+    " ON CONFLICT (owner, context_id, definition) DO UPDATE SET approved = excluded.approved"
 )
 
 
@@ -60,20 +66,28 @@ async def submit(
     turn: NewTurn | None,
     when_busy: WhenBusy,
     queue_length: int,
+    sender: Sender | None,
     now: float,
-) -> Accepted:
+) -> Accepted | None:
+    """None where it is refused as Busy, and that is noted, which raising it would undo."""
     created = not there and await create_context(db, key, now)
     queued = turn is not None and turn.kind == "message"
     row = await _read(db, _QUEUE if queued else _EVENT, *key, event.id)
     known = duplicate(event, row["known_type"], row["known_turn"])
     if known is not None:
         return known
+    if was_refused(row["refused"], event.id, sender):
+        raise Busy(key.id)
     writing = Writing(key, row["next_order"])
     interrupted: str | None = None
     place = row["next_order"]
     if queued:
         if row["queued"] >= queue_length or (row["unended"] and when_busy == "reject"):
-            raise Busy(key.id)
+            if sender is None or created:
+                raise Busy(key.id)
+            refused = note(row["refused"], event.id, sender)
+            await db.execute(f"UPDATE contexts SET refused = $3 WHERE {HERE}", *key, refused)
+            return None
         if row["unended"] and when_busy == "interrupt":
             place = row["first"] - 1
             interrupted = row["active"]
@@ -111,10 +125,20 @@ async def steer(
     return Accepted(turn_id=turn_id, woken=await _give(db, key, row, turn_id, event, now))
 
 
-async def _give(db: Connection, key: ContextKey, row: Record, turn_id: str, event: NewEvent, now: float) -> bool:
+async def _give(
+    db: Connection,
+    key: ContextKey,
+    row: Record,
+    turn_id: str,
+    event: NewEvent,
+    now: float,
+    remember: Remembered | None = None,
+) -> bool:
     """Store what somebody else than its runner adds to a turn; whether it woke it."""
     writing = Writing(key, row["next_order"])
     writing.store([event], now, given=True)
+    if remember is not None:
+        writing.add(_REMEMBER, remember.definition, remember.approved)
     parked = row["state"] == "parked"
     if parked:
         writing.wake(turn_id)
@@ -164,12 +188,16 @@ async def answer(
         return known
     if call is None or call.runs_on != "client" or session_id not in (None, call.session_id):
         raise NotFound(event.answers)
-    if call.answered:
+    if call.answered or call.denied or row["state"] not in _ALIVE:
         raise AlreadyAnswered(call.id)
+    if call.needs_approval and not call.decided:
+        raise Undecided(call.id)
     return Accepted(turn_id=call.turn_id, woken=await _give(db, key, row, call.turn_id, event, now))
 
 
-async def approve(db: Connection, there: bool, key: ContextKey, event: NewEvent, now: float) -> Accepted:
+async def approve(
+    db: Connection, there: bool, key: ContextKey, event: NewEvent, remember: Remembered | None, now: float
+) -> Accepted:
     row, known, call = await _called(db, there, key, event, event.decides)
     if known is not None:
         return known
@@ -177,7 +205,7 @@ async def approve(db: Connection, there: bool, key: ContextKey, event: NewEvent,
         raise NotFound(event.decides)
     if call.decided or call.answered:
         raise AlreadyAnswered(call.id)
-    return Accepted(turn_id=call.turn_id, woken=await _give(db, key, row, call.turn_id, event, now))
+    return Accepted(turn_id=call.turn_id, woken=await _give(db, key, row, call.turn_id, event, now, remember))
 
 
 async def _called(
@@ -189,6 +217,15 @@ async def _called(
     row = await _read(db, _TOUCHED, *key, event.id, call_id, None)
     known = duplicate(event, row["known_type"], row["known_turn"])
     return row, known, call_of(tuple(row)[_COLUMNS:]) if row["id"] is not None else None
+
+
+async def remembered(db: Connection, key: ContextKey, definition: str) -> bool | None:
+    return await db.fetchval(f"SELECT approved FROM remembered WHERE {HERE} AND definition = $3", *key, definition)
+
+
+async def all_remembered(db: Connection, key: ContextKey) -> list[Remembered]:
+    rows = await db.fetch(f"SELECT definition, approved FROM remembered WHERE {HERE} ORDER BY definition", *key)
+    return [Remembered(row["definition"], row["approved"]) for row in rows]
 
 
 async def find_call(db: Connection, key: ContextKey, call_id: str) -> Call | None:

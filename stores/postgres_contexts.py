@@ -19,7 +19,7 @@ __all__ = ["contexts_after", "create", "delete", "get_context", "list_contexts",
 
 # ruff: noqa: S608 - the SQL is put together from constants of this package only
 
-_OF_A_CONTEXT = ("events", "turns", "calls", "cancels", "pins", "summaries", "search_texts", "contexts")
+_OF_A_CONTEXT = ("events", "turns", "calls", "cancels", "pins", "summaries", "remembered", "search_texts", "contexts")
 _DELETE = ", ".join(f"{table}_gone AS (DELETE FROM {table} WHERE {HERE})" for table in _OF_A_CONTEXT)
 
 _ROOM = 1024

@@ -47,6 +47,7 @@ BEGIN
     LOOP
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO {ROLE}', item);
     END LOOP;
+    GRANT SELECT, INSERT, DELETE ON audit TO {ROLE};
     GRANT USAGE ON SEQUENCE epochs, session_puts TO {ROLE};
 END $$
 """

@@ -9,6 +9,7 @@ from stores.ports import IdTaken, Unavailable
 from stores.postgres_database import Connection, literal, lock_context
 from stores.records import (
     Accepted,
+    Asked,
     Call,
     CancelRequest,
     ContextKey,
@@ -41,10 +42,10 @@ __all__ = [
 
 # ruff: noqa: S608 - the SQL is put together from constants of this package, and names that are quoted
 
-EVENT = "id, type, body, ord, turn_id, seq"
+EVENT = "id, type, body, ord, turn_id, seq, stored_at"
 CONTEXT = "owner, context_id, epoch, created_at, updated_at, title, metadata, settings, born"
 TURN = "id, kind, state, request, fence, created_at, runner, cancelled, draft"
-CALL = "id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered"
+CALL = "id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered, denied, definition, first"
 CANCEL = "id, turn_id, call_id, ord"
 HERE = "owner = $1 AND context_id = $2"
 """Of every statement on one context: the first two arguments name it."""
@@ -67,8 +68,8 @@ def columns(names: str, table: str) -> str:
 
 
 def event_of(row: Iterable[Any]) -> EventRow:
-    id, type, body, order, turn_id, seq = row
-    return EventRow(id=id, type=type, body=body, order=order, turn_id=turn_id, seq=seq)
+    id, type, body, order, turn_id, seq, stored_at = row
+    return EventRow(id=id, type=type, body=body, order=order, turn_id=turn_id, seq=seq, stored_at=stored_at)
 
 
 def turn_of(key: ContextKey, row: Iterable[Any]) -> Turn:
@@ -88,7 +89,7 @@ def turn_of(key: ContextKey, row: Iterable[Any]) -> Turn:
 
 
 def call_of(row: Iterable[Any]) -> Call:
-    id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered = row
+    id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered, denied, definition, first = row
     return Call(
         id=id,
         turn_id=turn_id,
@@ -98,6 +99,8 @@ def call_of(row: Iterable[Any]) -> Call:
         decided=decided,
         claimed=claimed,
         answered=answered,
+        denied=denied,
+        asked=Asked(definition, first) if definition is not None else None,
     )
 
 

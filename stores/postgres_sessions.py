@@ -29,18 +29,19 @@ __all__ = [
 
 SESSION = "id, owner, attempt, expires_at, tools, contexts, holder"
 _AT_ONCE = 10_000
-# `excluded.put` is a new number, above that of every put before.
 _STORE = (
     f"INSERT INTO sessions ({SESSION}) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE SET"
-    " put = excluded.put, owner = excluded.owner, attempt = excluded.attempt, expires_at = excluded.expires_at,"
+    " owner = excluded.owner, attempt = excluded.attempt, expires_at = excluded.expires_at,"
     " tools = excluded.tools, contexts = excluded.contexts, holder = excluded.holder"
 )
+# `excluded.put` is a new number, above that of every one before.
+_TAKE = f"{_STORE}, put = excluded.put"
 
 
 async def take_session(db: Connection, session: SessionRecord, now: float, gone: str | None) -> bool:
     # One statement: of two instances that take it at once the second waits, and then sees what the first one stored.
     taken = await db.fetchval(
-        f"{_STORE} WHERE sessions.attempt <= excluded.attempt OR sessions.holder IS NULL OR sessions.holder = $8"
+        f"{_TAKE} WHERE sessions.attempt <= excluded.attempt OR sessions.holder IS NULL OR sessions.holder = $8"
         " OR sessions.expires_at <= $9 RETURNING true",
         *_values(session),
         gone,

@@ -154,7 +154,8 @@ async def _held(
     row = await db.fetchrow(
         f"SELECT next_order, t.state, $5::bigint IS NOT NULL AND {_UNSEEN} AS unseen,"
         f" ARRAY(SELECT id FROM events WHERE {HERE} AND id = ANY($6::text[])) AS known,"
-        f" ARRAY(SELECT id FROM calls WHERE {HERE} AND id = ANY($7::text[]) AND answered) AS answered"
+        f" ARRAY(SELECT id FROM calls WHERE {HERE} AND id = ANY($7::text[]) AND answered) AS answered,"
+        f" ARRAY(SELECT id FROM calls WHERE {HERE} AND id = ANY($8::text[]) AND decided) AS decided"
         f" FROM contexts c JOIN turns t ON {here('t')} AND t.id = $3 AND t.fence = $4 WHERE {here('c')}",
         *key,
         turn_id,
@@ -162,6 +163,7 @@ async def _held(
         seen,
         [event.id for event in events],
         [event.answers for event in events if event.answers is not None],
+        [event.answers for event in events if event.undecided],
     )
     if row is None:
         raise Fenced(turn_id)
@@ -171,11 +173,11 @@ async def _held(
 async def _store(
     db: Connection, key: ContextKey, row: Record, events: Sequence[NewEvent], now: float, ended: str | None
 ) -> Written:
-    known, answered = set(row["known"]), set(row["answered"])
+    known, answered, decided = set(row["known"]), set(row["answered"]), set(row["decided"])
     passed: list[str] = []
     fresh: list[NewEvent] = []
     for event in events:
-        if event.id in known or event.answers in answered:
+        if event.id in known or event.answers in answered or (event.undecided and event.answers in decided):
             passed.append(event.id)
             continue
         fresh.append(event)
@@ -205,15 +207,16 @@ async def claim_call(db: Connection, key: ContextKey, turn_id: str, fence: int, 
     return claimed
 
 
-async def park(db: Connection, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
+async def park(db: Connection, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None) -> bool:
     unseen = await db.fetchval(
         f"WITH held AS (SELECT {_UNSEEN} AS unseen FROM turns WHERE {HERE} AND id = $3 AND fence = $4), parked AS ("
-        f"UPDATE turns SET state = 'parked', runner = NULL WHERE {HERE} AND id = $3"
+        f"UPDATE turns SET state = 'parked', runner = NULL, wake_at = $6 WHERE {HERE} AND id = $3"
         " AND EXISTS (SELECT 1 FROM held WHERE NOT unseen)) SELECT unseen FROM held",
         *key,
         turn_id,
         fence,
         seen,
+        wake_at,
     )
     if unseen is None:
         raise Fenced(turn_id)
@@ -285,21 +288,26 @@ async def stray_contexts(db: Connection, limit: int) -> list[ContextKey]:
     return [ContextKey(owner, id) for owner, id in rows]
 
 
-# In one pass over the turns that are alive, which come context by context out of their index.
+# In one pass over the turns that are under way or queued, which come context by context out of their index; only where
+# the first of a queue would be next it is looked whether its context has a turn that is parked.
 _TO_RUN = (
-    "WITH alive AS (SELECT owner, context_id, id, kind, state, runner, place, created_at,"
-    f" bool_or({_UNDER_WAY}) OVER of_context AS blocked,"
+    "WITH wanting AS (SELECT owner, context_id, id, kind, state, runner, place, created_at,"
+    " bool_or(kind = 'message' AND state <> 'queued') OVER of_context AS blocked,"
     " min(place) FILTER (WHERE kind = 'message' AND state = 'queued') OVER of_context AS first"
-    " FROM turns WHERE state <> 'done' WINDOW of_context AS (PARTITION BY owner, context_id)),"
-    " wanted AS (SELECT owner, context_id, id FROM alive WHERE"
+    " FROM turns WHERE state IN ('queued', 'running', 'ended')"
+    " WINDOW of_context AS (PARTITION BY owner, context_id)),"
+    " wanted AS (SELECT owner, context_id, id, created_at AS came, place AS nth FROM wanting w WHERE"
     " (state IN ('running', 'ended') AND (runner IS NULL OR runner <> ALL($1::text[])))"
-    " OR (state = 'queued' AND (kind = 'tool' OR (NOT blocked AND place = first)))"
-    " ORDER BY created_at, place LIMIT $2)"
+    " OR (state = 'queued' AND (kind = 'tool' OR (NOT blocked AND place = first AND NOT EXISTS ("
+    "SELECT 1 FROM turns p WHERE p.owner = w.owner AND p.context_id = w.context_id AND p.state <> 'done'"
+    " AND p.state = 'parked' AND p.kind = 'message'))))"
+    " UNION ALL SELECT owner, context_id, id, created_at, place FROM turns WHERE state = 'parked' AND wake_at <= $3"
+    " ORDER BY came, nth LIMIT $2)"
     f" SELECT owner, context_id, {TURN} FROM wanted JOIN turns USING (owner, context_id, id) ORDER BY created_at, place"
 )
 
 
-async def turns_to_run(db: Connection, alive: Collection[str] | None, limit: int) -> list[Turn]:
+async def turns_to_run(db: Connection, alive: Collection[str] | None, limit: int, now: float) -> list[Turn]:
     # Nothing differs from null.
-    rows = await db.fetch(_TO_RUN, list(alive) if alive is not None else None, limit)
+    rows = await db.fetch(_TO_RUN, list(alive) if alive is not None else None, limit, now)
     return [turn_of(ContextKey(row[0], row[1]), tuple(row)[2:]) for row in rows]

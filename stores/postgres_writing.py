@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stores.postgres_audit import ADDED, added_columns
 from stores.postgres_database import Connection
 from stores.postgres_rows import HERE
 from stores.postgres_search import lexemes
@@ -81,15 +82,21 @@ class Writing:
         )
         answered = [event.answers for event in events if event.answers is not None]
         decided = [event.decides for event in events if event.decides is not None]
+        denied = [event.decides for event in events if event.decides is not None and event.denies]
         self._open_calls(events, answered, decided)
         if answered or decided:
             self.add(
                 "UPDATE calls SET answered = answered OR id = ANY({}::text[]),"
-                f" decided = decided OR id = ANY({{}}::text[]) WHERE {HERE} AND id = ANY({{}}::text[])",
+                " decided = decided OR id = ANY({}::text[]), denied = denied OR id = ANY({}::text[])"
+                f" WHERE {HERE} AND id = ANY({{}}::text[])",
                 answered,
                 decided,
+                denied,
                 answered + decided,
             )
+        audits = [event.audit for event in events if event.audit is not None]
+        if audits:
+            self.add(ADDED, *added_columns(audits))
         pins = [(event.id, event.turn_id) for event in events if event.pinned]
         if pins:
             self.add(
@@ -106,15 +113,17 @@ class Writing:
             if call is None or turn_id is None:
                 continue
             over = event.id in answered, event.id in decided
-            rows.append((event.id, turn_id, call.runs_on, call.session_id, call.needs_approval, *over))
+            asked = (call.asked.definition, call.asked.first) if call.asked is not None else (None, False)
+            rows.append((event.id, turn_id, call.runs_on, call.session_id, call.needs_approval, *over, *asked))
             if call.draft is not None:
                 drafts[turn_id] = call.draft
         if rows:
             self.add(
                 "INSERT INTO calls"
-                " (owner, context_id, id, turn_id, runs_on, session_id, needs_approval, answered, decided)"
+                " (owner, context_id, id, turn_id, runs_on, session_id, needs_approval, answered, decided,"
+                "  definition, first)"
                 " SELECT $1, $2, new.* FROM unnest({}::text[], {}::text[], {}::text[], {}::text[], {}::boolean[],"
-                " {}::boolean[], {}::boolean[]) AS new",
+                " {}::boolean[], {}::boolean[], {}::text[], {}::boolean[]) AS new",
                 *(list(column) for column in zip(*rows, strict=True)),
             )
         for turn_id, draft in drafts.items():

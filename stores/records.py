@@ -9,10 +9,12 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from protocol.frames import Event
+from stores.audit_records import AuditRecord
 from stores.search_text import Segment
 
 __all__ = [
     "Accepted",
+    "Asked",
     "Call",
     "CancelRequest",
     "Claimed",
@@ -35,7 +37,10 @@ __all__ = [
     "Progress",
     "Publication",
     "Recorded",
+    "Remembered",
     "SearchHit",
+    "SecretRecord",
+    "Sender",
     "SessionRecord",
     "Summary",
     "ThreadRows",
@@ -73,12 +78,22 @@ class ContextRecord(Struct, frozen=True, kw_only=True):
 # ---- durable events
 
 
+class Asked(Struct, frozen=True):
+    """What a person who decides a call decides about: `definition` is of the tool as it is then, `first` says that an
+    approval of it is remembered unasked."""
+
+    definition: str
+    first: bool = False
+
+
 class NewCall(Struct, frozen=True, kw_only=True):
-    """The ledger's view of a `tool_call` event. `draft` is the JSON of the `OpenMessage` it was emitted from."""
+    """The ledger's view of a `tool_call` event. `draft` is the JSON of the `OpenMessage` it was emitted from, `asked`
+    (None: nothing) what a decision on it may be remembered under."""
 
     runs_on: Literal["server", "client"]
     session_id: str | None = None
     needs_approval: bool = False
+    asked: Asked | None = None
     draft: bytes | None = None
 
 
@@ -105,7 +120,8 @@ class NewEvent(Struct, frozen=True, kw_only=True):
     `id` is unique in the context: the event's own id; of a `turn_end` `"<turn_id>/end"`, which no client can send;
     of a `tool_approval` its frame's id. `call` comes with a `tool_call`; `answers` (a call's id) with a
     `tool_response`; `decides` (a call's id) with a `tool_approval`. A `pinned` message is always given to models.
-    `text` is what can be searched for in a message. `usage` is added up when, and only when, the event is stored.
+    `denies` says that the decision is no, `undecided` that the answer counts only where nobody has decided. `text` is
+    what can be searched for in a message. `usage` is added up, and `audit` stored, when, and only when, the event is.
     """
 
     id: str
@@ -115,13 +131,17 @@ class NewEvent(Struct, frozen=True, kw_only=True):
     call: NewCall | None = None
     answers: str | None = None
     decides: str | None = None
+    denies: bool = False
+    undecided: bool = False
     pinned: bool = False
     text: str | None = None
     usage: NewUsage | None = None
+    audit: AuditRecord | None = None
 
 
 class EventRow(Struct, frozen=True, kw_only=True):
-    """A durable event as stored. `order` rises in the order of storing; `seq` is None until it was recorded."""
+    """A durable event as stored. `order` rises in the order of storing; `seq` is None until it was recorded;
+    `stored_at` (seconds since 1970) is 0 where that was not asked of the store."""
 
     id: str
     type: str
@@ -129,6 +149,7 @@ class EventRow(Struct, frozen=True, kw_only=True):
     order: int
     turn_id: str | None = None
     seq: int | None = None
+    stored_at: float = 0.0
 
 
 class History(Struct, frozen=True):
@@ -186,6 +207,13 @@ class TurnState(StrEnum):
     DONE = "done"
 
 
+class Sender(NamedTuple):
+    """Which socket of a session a frame came over; a later one has a higher `attempt`."""
+
+    session_id: str
+    attempt: int
+
+
 class NewTurn(Struct, frozen=True, kw_only=True):
     """`kind` "message" waits its place in the context's queue, "tool" waits for nobody. `request` is JSON that the
     store does not look into: what a runner must know besides the events."""
@@ -211,7 +239,8 @@ class Turn(Struct, frozen=True, kw_only=True):
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """The ledger's row of a tool call. `claimed` is the fence under which it was started, 0 before."""
+    """The ledger's row of a tool call. `claimed` is the fence under which it was started, 0 before; `denied` says that
+    a person `decided` against it."""
 
     id: str
     turn_id: str
@@ -221,6 +250,15 @@ class Call(Struct, frozen=True, kw_only=True):
     decided: bool
     claimed: int
     answered: bool
+    denied: bool = False
+    asked: Asked | None = None
+
+
+class Remembered(Struct, frozen=True):
+    """A decision that holds for all later calls of a context that would ask about the same `definition`."""
+
+    definition: str
+    approved: bool
 
 
 class CancelRequest(Struct, frozen=True, kw_only=True):
@@ -428,3 +466,14 @@ class UsagePage(Struct, frozen=True):
     rows: Sequence[UsageRow]
     has_more: bool
     total: UsageRow
+
+
+# ---- secrets
+
+
+class SecretRecord(Struct, frozen=True):
+    """A sealed value under its owner's `name`; no other value of this name has or had the `version`."""
+
+    name: str
+    value: bytes
+    version: int

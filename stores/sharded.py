@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 
 from protocol.frames import WhenBusy
+from stores.audit_pages import merge_audits
+from stores.audit_records import AuditPage, AuditQuery, AuditRecord
 from stores.list_pages import context_place
 from stores.records import (
     Accepted,
@@ -21,7 +23,10 @@ from stores.records import (
     NewTurn,
     NewUsage,
     Recorded,
+    Remembered,
     SearchHit,
+    SecretRecord,
+    Sender,
     SessionRecord,
     Summary,
     ThreadRows,
@@ -42,9 +47,9 @@ __all__ = ["ShardedStore"]
 class ShardedStore:
     """Implements all of connect.Store over stores that do, by names that stay (shards.shard_urls).
 
-    A context, with its turns, usage and texts, is on the shard of its owner and id; an owner's sessions are together on
-    that of the owner; a key is on that of its digest. Nothing is looked for elsewhere. So an id of `add_usage` is
-    remembered with its context, not with its owner.
+    A context, with its turns, usage and texts, is on the shard of its owner and id; an owner's sessions and secrets are
+    together on that of the owner; a key is on that of its digest. Nothing is looked for elsewhere. So an id of
+    `add_usage` is remembered with its context, not with its owner.
 
     Another shard takes its even part of all names, those of what is stored already too: that is found again only once
     it has been moved. Moving is no part of this: begin with as many shards as there will be (several may be databases
@@ -123,8 +128,9 @@ class ShardedStore:
         turn: NewTurn | None,
         when_busy: WhenBusy = "queue",
         queue_length: int = 100,
+        sender: Sender | None = None,
     ) -> Accepted:
-        return await self._of(key).submit(key, event, turn, when_busy, queue_length)
+        return await self._of(key).submit(key, event, turn, when_busy, queue_length, sender)
 
     async def steer(self, key: ContextKey, turn_id: str, event: NewEvent) -> Accepted | None:
         return await self._of(key).steer(key, turn_id, event)
@@ -135,8 +141,11 @@ class ShardedStore:
     async def answer(self, key: ContextKey, event: NewEvent, session_id: str | None) -> Accepted:
         return await self._of(key).answer(key, event, session_id)
 
-    async def approve(self, key: ContextKey, event: NewEvent) -> Accepted:
-        return await self._of(key).approve(key, event)
+    async def approve(self, key: ContextKey, event: NewEvent, remember: Remembered | None = None) -> Accepted:
+        return await self._of(key).approve(key, event, remember)
+
+    async def remembered(self, key: ContextKey, definition: str) -> bool | None:
+        return await self._of(key).remembered(key, definition)
 
     async def get_call(self, key: ContextKey, call_id: str) -> Call | None:
         return await self._of(key).get_call(key, call_id)
@@ -171,8 +180,8 @@ class ShardedStore:
     ) -> Written | None:
         return await self._of(key).end_turn(key, turn_id, fence, events, seen)
 
-    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
-        return await self._of(key).park(key, turn_id, fence, seen)
+    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None = None) -> bool:
+        return await self._of(key).park(key, turn_id, fence, seen, wake_at)
 
     async def release(self, key: ContextKey, turn_id: str, fence: int) -> None:
         await self._of(key).release(key, turn_id, fence)
@@ -280,6 +289,9 @@ class ShardedStore:
     async def events_after(self, key: ContextKey, seq: int, limit: int) -> History:
         return await self._of(key).events_after(key, seq, limit)
 
+    async def all_remembered(self, key: ContextKey) -> list[Remembered]:
+        return await self._of(key).all_remembered(key)
+
     async def all_sessions(self, owner: str) -> list[SessionRecord]:
         return await self._of_owner(owner).all_sessions(owner)
 
@@ -291,6 +303,35 @@ class ShardedStore:
 
     async def scrub(self) -> bool:
         return all(await self._shards.all(lambda shard: shard.scrub()))
+
+    # -- secrets
+
+    async def get_secret(self, owner: str, name: str) -> SecretRecord | None:
+        return await self._of_owner(owner).get_secret(owner, name)
+
+    async def put_secret(self, owner: str, name: str, value: bytes, expected: int | None) -> int | None:
+        return await self._of_owner(owner).put_secret(owner, name, value, expected)
+
+    async def delete_secret(self, owner: str, name: str) -> bool:
+        return await self._of_owner(owner).delete_secret(owner, name)
+
+    async def secrets_of(self, owner: str) -> list[SecretRecord]:
+        return await self._of_owner(owner).secrets_of(owner)
+
+    async def delete_secrets(self, owner: str) -> int:
+        return await self._of_owner(owner).delete_secrets(owner)
+
+    # -- audit: of an event with its context, of all else with its owner
+
+    async def audit(self, owner: str, records: Sequence[AuditRecord]) -> None:
+        await self._of_owner(owner).audit(owner, records)
+
+    async def audits(self, tenant: str, query: AuditQuery, after: str | None, limit: int) -> AuditPage:
+        pages = await self._shards.all(lambda shard: shard.audits(tenant, query, after, limit))
+        return merge_audits(pages, limit)
+
+    async def prune_audits(self, before: float, limit: int) -> int:
+        return sum(await self._shards.all(lambda shard: shard.prune_audits(before, limit)))
 
     # -- usage
 

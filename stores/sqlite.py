@@ -7,19 +7,22 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any
-
-import msgspec
 
 from protocol.frames import WhenBusy
+from stores import sqlite_audit as ledger
 from stores import sqlite_clients as clients
+from stores import sqlite_keys as keys
 from stores import sqlite_owner as owners
 from stores import sqlite_search as index
+from stores import sqlite_secrets as sealed
 from stores import sqlite_sessions as sessions
 from stores import sqlite_threads as threads
 from stores import sqlite_turns as turns
 from stores import sqlite_usage as accounts
+from stores.audit_pages import audit_place
+from stores.audit_records import AuditPage, AuditQuery, AuditRecord
 from stores.list_pages import context_place, context_token
+from stores.ports import Busy
 from stores.records import (
     Accepted,
     Call,
@@ -34,7 +37,10 @@ from stores.records import (
     NewTurn,
     NewUsage,
     Recorded,
+    Remembered,
     SearchHit,
+    SecretRecord,
+    Sender,
     SessionRecord,
     Summary,
     ThreadRows,
@@ -49,8 +55,6 @@ from stores.sqlite_file import SqliteFile
 from stores.sqlite_rows import CONTEXT, context_id, context_of, create_context, find_context, insert_event
 
 __all__ = ["SqliteStore"]
-
-_KEY = "id, digest, tenant, subject, role, created_at, revoked_at"
 
 # ruff: noqa: S608 - the SQL is put together from constants of this package only
 
@@ -176,10 +180,14 @@ class SqliteStore:
         turn: NewTurn | None,
         when_busy: WhenBusy = "queue",
         queue_length: int = 100,
+        sender: Sender | None = None,
     ) -> Accepted:
-        return await self._file.write(
-            lambda db: clients.submit(db, key, event, turn, when_busy, queue_length, self._clock())
+        accepted = await self._file.write(
+            lambda db: clients.submit(db, key, event, turn, when_busy, queue_length, sender, self._clock())
         )
+        if accepted is None:
+            raise Busy(key.id)
+        return accepted
 
     async def steer(self, key: ContextKey, turn_id: str, event: NewEvent) -> Accepted | None:
         return await self._file.write(lambda db: clients.steer(db, key, turn_id, event, self._clock()))
@@ -190,8 +198,11 @@ class SqliteStore:
     async def answer(self, key: ContextKey, event: NewEvent, session_id: str | None) -> Accepted:
         return await self._file.write(lambda db: clients.answer(db, key, event, session_id, self._clock()))
 
-    async def approve(self, key: ContextKey, event: NewEvent) -> Accepted:
-        return await self._file.write(lambda db: clients.approve(db, key, event, self._clock()))
+    async def approve(self, key: ContextKey, event: NewEvent, remember: Remembered | None = None) -> Accepted:
+        return await self._file.write(lambda db: clients.approve(db, key, event, remember, self._clock()))
+
+    async def remembered(self, key: ContextKey, definition: str) -> bool | None:
+        return await self._file.read(lambda db: clients.remembered(db, key, definition))
 
     async def get_call(self, key: ContextKey, call_id: str) -> Call | None:
         def work(db: Connection) -> Call | None:
@@ -230,8 +241,8 @@ class SqliteStore:
     ) -> Written | None:
         return await self._file.write(lambda db: turns.end_turn(db, key, turn_id, fence, events, seen, self._clock()))
 
-    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
-        return await self._file.write(lambda db: turns.park(db, key, turn_id, fence, seen))
+    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None = None) -> bool:
+        return await self._file.write(lambda db: turns.park(db, key, turn_id, fence, seen, wake_at))
 
     async def release(self, key: ContextKey, turn_id: str, fence: int) -> None:
         query = (
@@ -252,7 +263,7 @@ class SqliteStore:
         return await self._file.read(lambda db: turns.stray_contexts(db, limit))
 
     async def turns_to_run(self, alive: Collection[str] | None, limit: int) -> list[Turn]:
-        return await self._file.read(lambda db: turns.turns_to_run(db, alive, limit))
+        return await self._file.read(lambda db: turns.turns_to_run(db, alive, limit, self._clock()))
 
     # -- reading
 
@@ -297,22 +308,16 @@ class SqliteStore:
     # -- keys
 
     async def add_key(self, key: KeyRecord) -> None:
-        query = f"INSERT INTO keys ({_KEY}) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        await self._file.write(lambda db: db.execute(query, msgspec.structs.astuple(key)))
+        await self._file.write(lambda db: keys.add_key(db, key))
 
     async def find_key(self, digest: bytes) -> KeyRecord | None:
-        query = f"SELECT {_KEY} FROM keys WHERE digest = ?"
-        row = await self._file.read(lambda db: db.execute(query, (digest,)).fetchone())
-        return _key_of(row) if row else None
+        return await self._file.read(lambda db: keys.find_key(db, digest))
 
     async def list_keys(self) -> list[KeyRecord]:
-        query = f"SELECT {_KEY} FROM keys ORDER BY created_at, id"
-        rows = await self._file.read(lambda db: db.execute(query).fetchall())
-        return [_key_of(row) for row in rows]
+        return await self._file.read(keys.list_keys)
 
     async def revoke_key(self, id: str, now: float) -> bool:
-        query = "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL"
-        return await self._file.write(lambda db: db.execute(query, (now, id)).rowcount) > 0
+        return await self._file.write(lambda db: keys.revoke_key(db, id, now))
 
     # -- all that an owner has
 
@@ -331,6 +336,9 @@ class SqliteStore:
     async def events_after(self, key: ContextKey, seq: int, limit: int) -> History:
         return await self._file.read(lambda db: owners.events_after(db, key, seq, limit))
 
+    async def all_remembered(self, key: ContextKey) -> list[Remembered]:
+        return await self._file.read(lambda db: clients.all_remembered(db, key))
+
     async def all_sessions(self, owner: str) -> list[SessionRecord]:
         return await self._file.read(lambda db: sessions.all_sessions(db, owner))
 
@@ -338,9 +346,7 @@ class SqliteStore:
         return await self._file.write(lambda db: owners.delete_sessions(db, owner))
 
     async def keys_of(self, tenant: str, subject: str) -> list[KeyRecord]:
-        query = f"SELECT {_KEY} FROM keys WHERE tenant = ? AND subject = ? ORDER BY created_at, id"
-        rows = await self._file.read(lambda db: db.execute(query, (tenant, subject)).fetchall())
-        return [_key_of(row) for row in rows]
+        return await self._file.read(lambda db: keys.keys_of(db, tenant, subject))
 
     async def scrub(self) -> bool:
         return await self._file.scrub()
@@ -355,15 +361,31 @@ class SqliteStore:
     ) -> UsagePage:
         return await self._file.read(lambda db: accounts.usage(db, tenant, owner, (first, last), by, after, limit))
 
+    # -- secrets
 
-def _key_of(row: Sequence[Any]) -> KeyRecord:
-    id, digest, tenant, subject, role, created_at, revoked_at = row
-    return KeyRecord(
-        id=id,
-        digest=digest,
-        tenant=tenant,
-        subject=subject,
-        role=role,
-        created_at=created_at,
-        revoked_at=revoked_at,
-    )
+    async def get_secret(self, owner: str, name: str) -> SecretRecord | None:
+        return await self._file.read(lambda db: sealed.get_secret(db, owner, name))
+
+    async def put_secret(self, owner: str, name: str, value: bytes, expected: int | None) -> int | None:
+        return await self._file.write(lambda db: sealed.put_secret(db, owner, name, value, expected))
+
+    async def delete_secret(self, owner: str, name: str) -> bool:
+        return await self._file.write(lambda db: sealed.delete_secret(db, owner, name))
+
+    async def secrets_of(self, owner: str) -> list[SecretRecord]:
+        return await self._file.read(lambda db: sealed.secrets_of(db, owner))
+
+    async def delete_secrets(self, owner: str) -> int:
+        return await self._file.write(lambda db: sealed.delete_secrets(db, owner))
+
+    # -- audit
+
+    async def audit(self, owner: str, records: Sequence[AuditRecord]) -> None:
+        await self._file.write(lambda db: ledger.add(db, records))
+
+    async def audits(self, tenant: str, query: AuditQuery, after: str | None, limit: int) -> AuditPage:
+        below = audit_place(after)
+        return await self._file.read(lambda db: ledger.audits(db, tenant, query, below, limit))
+
+    async def prune_audits(self, before: float, limit: int) -> int:
+        return await self._file.write(lambda db: ledger.prune(db, before, limit))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 
 from protocol.frames import WhenBusy
-from stores.ports import AlreadyAnswered, Busy, NotFound
-from stores.records import Accepted, Call, ContextKey, NewEvent, NewTurn
+from stores.ports import AlreadyAnswered, Busy, NotFound, Undecided
+from stores.records import Accepted, Call, ContextKey, NewEvent, NewTurn, Remembered, Sender
+from stores.refusals import note, was_refused
 from stores.sqlite_rows import (
     ACTIVE_TURN,
     ALIVE,
@@ -20,7 +21,7 @@ from stores.sqlite_rows import (
     next_order,
 )
 
-__all__ = ["answer", "approve", "cancel", "find_call", "steer", "submit"]
+__all__ = ["all_remembered", "answer", "approve", "cancel", "find_call", "remembered", "steer", "submit"]
 
 # ruff: noqa: S608 - the SQL is put together from constants of this package only
 
@@ -34,8 +35,10 @@ def submit(
     turn: NewTurn | None,
     when_busy: WhenBusy,
     queue_length: int,
+    sender: Sender | None,
     now: float,
-) -> Accepted:
+) -> Accepted | None:
+    """None where it is refused as Busy, and that is noted, which raising it would undo."""
     cid = find_context(db, key)
     created = cid is None
     if cid is None:
@@ -43,6 +46,9 @@ def submit(
     known = duplicate(db, cid, event)
     if known is not None:
         return known
+    epoch, refused = db.execute("SELECT epoch, refused FROM contexts WHERE cid = ?", (cid,)).fetchone()
+    if was_refused(refused, event.id, sender):
+        raise Busy(key.id)
     interrupted: str | None = None
     front: int | None = None
     if turn is not None and turn.kind == "message":
@@ -52,7 +58,10 @@ def submit(
             (cid,),
         ).fetchone()
         if queued >= queue_length or (unended and when_busy == "reject"):
-            raise Busy(key.id)
+            if sender is None or created:
+                raise Busy(key.id)
+            db.execute("UPDATE contexts SET refused = ? WHERE cid = ?", (note(refused, event.id, sender), cid))
+            return None
         if unended and when_busy == "interrupt":
             front = first - 1
             interrupted = _interrupt(db, cid)
@@ -62,10 +71,9 @@ def submit(
             "INSERT INTO turns (cid, id, kind, state, request, place, created_at) VALUES (?, ?, ?, 'queued', ?, ?, ?)",
             (cid, turn.id, turn.kind, turn.request, order if front is None else front, now),
         )
-    epoch = None
-    if not created:
-        (epoch,) = db.execute("SELECT epoch FROM contexts WHERE cid = ?", (cid,)).fetchone()
-    return Accepted(created=created, turn_id=event.turn_id, interrupted=interrupted, epoch=epoch)
+    return Accepted(
+        created=created, turn_id=event.turn_id, interrupted=interrupted, epoch=epoch if not created else None
+    )
 
 
 def _interrupt(db: sqlite3.Connection, cid: int) -> str | None:
@@ -139,13 +147,17 @@ def answer(db: sqlite3.Connection, key: ContextKey, event: NewEvent, session_id:
     call = find_call(db, cid, event.answers or "")
     if call is None or call.runs_on != "client" or session_id not in (None, call.session_id):
         raise NotFound(event.answers)
-    if call.answered:
+    if call.answered or call.denied or _is_over(db, cid, call.turn_id):
         raise AlreadyAnswered(call.id)
+    if call.needs_approval and not call.decided:
+        raise Undecided(call.id)
     insert_event(db, cid, event, now, given=True)
     return Accepted(turn_id=call.turn_id, woken=_wake(db, cid, call.turn_id))
 
 
-def approve(db: sqlite3.Connection, key: ContextKey, event: NewEvent, now: float) -> Accepted:
+def approve(
+    db: sqlite3.Connection, key: ContextKey, event: NewEvent, remember: Remembered | None, now: float
+) -> Accepted:
     cid = context_id(db, key)
     known = duplicate(db, cid, event)
     if known is not None:
@@ -156,7 +168,32 @@ def approve(db: sqlite3.Connection, key: ContextKey, event: NewEvent, now: float
     if call.decided or call.answered:
         raise AlreadyAnswered(call.id)
     insert_event(db, cid, event, now, given=True)
+    if remember is not None:
+        db.execute(
+            "INSERT INTO remembered (cid, definition, approved) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET approved = excluded.approved",
+            (cid, remember.definition, remember.approved),
+        )
     return Accepted(turn_id=call.turn_id, woken=_wake(db, cid, call.turn_id))
+
+
+def remembered(db: sqlite3.Connection, key: ContextKey, definition: str) -> bool | None:
+    row = db.execute(
+        "SELECT approved FROM remembered WHERE cid = ? AND definition = ?", (find_context(db, key), definition)
+    ).fetchone()
+    return bool(row[0]) if row else None
+
+
+def all_remembered(db: sqlite3.Connection, key: ContextKey) -> list[Remembered]:
+    rows = db.execute(
+        "SELECT definition, approved FROM remembered WHERE cid = ? ORDER BY definition", (find_context(db, key),)
+    )
+    return [Remembered(definition, bool(approved)) for definition, approved in rows]
+
+
+def _is_over(db: sqlite3.Connection, cid: int, turn_id: str) -> bool:
+    row = db.execute("SELECT state FROM turns WHERE cid = ? AND id = ?", (cid, turn_id)).fetchone()
+    return row is None or row[0] in ("ended", "done")
 
 
 def find_call(db: sqlite3.Connection, cid: int, call_id: str) -> Call | None:

@@ -8,6 +8,7 @@ from typing import Any
 from stores.ports import Fenced, IdTaken, NotFound
 from stores.records import (
     Accepted,
+    Asked,
     Call,
     CancelRequest,
     ContextKey,
@@ -17,6 +18,7 @@ from stores.records import (
     Turn,
     TurnState,
 )
+from stores.sqlite_audit import add as add_audits
 from stores.sqlite_search import index_message
 from stores.sqlite_usage import add_to_context
 
@@ -44,7 +46,7 @@ __all__ = [
 
 Row = tuple[Any, ...]
 
-EVENT = "id, type, body, ord, turn_id, seq"
+EVENT = "id, type, body, ord, turn_id, seq, stored_at"
 # The turns that are not over, of which there are few however many there were. Left to itself SQLite reads them all.
 ALIVE = "INDEXED BY turns_alive"
 # Of the turns that are under way the one that clients mean: one that was cancelled while it waited ends beside it.
@@ -54,12 +56,12 @@ ACTIVE_TURN = (
 )
 CONTEXT = "owner, id, epoch, created_at, updated_at, title, metadata, settings, born"
 TURN = "id, kind, state, request, fence, created_at, runner, cancelled, draft"
-CALL = "id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered"
+CALL = "id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered, denied, definition, first"
 
 
 def event_of(row: Row) -> EventRow:
-    id, type, body, order, turn_id, seq = row
-    return EventRow(id=id, type=type, body=body, order=order, turn_id=turn_id, seq=seq)
+    id, type, body, order, turn_id, seq, stored_at = row
+    return EventRow(id=id, type=type, body=body, order=order, turn_id=turn_id, seq=seq, stored_at=stored_at)
 
 
 def turn_of(key: ContextKey, row: Row) -> Turn:
@@ -79,7 +81,7 @@ def turn_of(key: ContextKey, row: Row) -> Turn:
 
 
 def call_of(row: Row) -> Call:
-    id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered = row
+    id, turn_id, runs_on, session_id, needs_approval, decided, claimed, answered, denied, definition, first = row
     return Call(
         id=id,
         turn_id=turn_id,
@@ -89,6 +91,8 @@ def call_of(row: Row) -> Call:
         decided=bool(decided),
         claimed=claimed,
         answered=bool(answered),
+        denied=bool(denied),
+        asked=Asked(definition, bool(first)) if definition is not None else None,
     )
 
 
@@ -162,8 +166,18 @@ def insert_event(db: sqlite3.Connection, cid: int, event: NewEvent, now: float, 
     if event.call is not None and event.turn_id is not None:
         call = event.call
         db.execute(
-            "INSERT INTO calls (cid, id, turn_id, runs_on, session_id, needs_approval) VALUES (?, ?, ?, ?, ?, ?)",
-            (cid, event.id, event.turn_id, call.runs_on, call.session_id, call.needs_approval),
+            "INSERT INTO calls (cid, id, turn_id, runs_on, session_id, needs_approval, definition, first)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                cid,
+                event.id,
+                event.turn_id,
+                call.runs_on,
+                call.session_id,
+                call.needs_approval,
+                call.asked.definition if call.asked is not None else None,
+                call.asked is not None and call.asked.first,
+            ),
         )
         if call.draft is not None:
             db.execute("UPDATE turns SET draft = ? WHERE cid = ? AND id = ?", (call.draft, cid, event.turn_id))
@@ -173,8 +187,12 @@ def insert_event(db: sqlite3.Connection, cid: int, event: NewEvent, now: float, 
         db.execute("INSERT INTO pins (cid, id, turn_id) VALUES (?, ?, ?)", (cid, event.id, event.turn_id))
     if event.usage is not None:
         add_to_context(db, cid, event.usage)
+    if event.audit is not None:
+        add_audits(db, [event.audit])
     if event.decides is not None:
-        db.execute("UPDATE calls SET decided = 1 WHERE cid = ? AND id = ?", (cid, event.decides))
+        db.execute(
+            "UPDATE calls SET decided = 1, denied = ? WHERE cid = ? AND id = ?", (event.denies, cid, event.decides)
+        )
     if event.text is not None:
         index_message(db, cid, order, event.text)
     return order

@@ -23,6 +23,13 @@ __all__ = [
 # ruff: noqa: S608 - the SQL is put together from constants of this module only
 
 _SESSION = "id, owner, attempt, expires_at, tools, contexts, holder"
+# REPLACE gives the row a new number, the highest there ever was; an update leaves it where it is.
+_TAKE = f"INSERT OR REPLACE INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_PUT = (
+    f"INSERT INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+    " owner = excluded.owner, attempt = excluded.attempt, expires_at = excluded.expires_at, tools = excluded.tools,"
+    " contexts = excluded.contexts, holder = excluded.holder"
+)
 
 
 def take_session(db: sqlite3.Connection, session: SessionRecord, now: float, gone: str | None) -> bool:
@@ -31,21 +38,20 @@ def take_session(db: sqlite3.Connection, session: SessionRecord, now: float, gon
         " AND expires_at > ?",
         (session.id, session.attempt, gone, now),
     ).fetchone()
-    return held is None and _store(db, session)
+    return held is None and _store(db, _TAKE, session)
 
 
 def put_session(db: sqlite3.Connection, session: SessionRecord) -> bool:
     held = db.execute(
         "SELECT 1 FROM sessions WHERE id = ? AND holder IS NOT NULL AND holder IS NOT ?", (session.id, session.holder)
     ).fetchone()
-    return held is None and _store(db, session)
+    return held is None and _store(db, _PUT, session)
 
 
-def _store(db: sqlite3.Connection, session: SessionRecord) -> bool:
+def _store(db: sqlite3.Connection, statement: str, session: SessionRecord) -> bool:
     contexts = msgspec.json.encode(session.contexts).decode()
     values = (session.id, session.owner, session.attempt, session.expires_at, session.tools, contexts, session.holder)
-    # REPLACE gives the row a new number, the highest there ever was.
-    db.execute(f"INSERT OR REPLACE INTO sessions ({_SESSION}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    db.execute(statement, values)
     return True
 
 

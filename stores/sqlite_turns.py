@@ -141,7 +141,7 @@ def _write(db: sqlite3.Connection, cid: int, events: Sequence[NewEvent], now: fl
     for event in events:
         known = db.execute("SELECT 1 FROM events WHERE cid = ? AND id = ?", (cid, event.id)).fetchone()
         call = find_call(db, cid, event.answers) if event.answers is not None else None
-        if known is not None or (call is not None and call.answered):
+        if known is not None or (call is not None and (call.answered or (event.undecided and call.decided))):
             passed.append(event.id)
         else:
             insert_event(db, cid, event, now, given=False)
@@ -182,11 +182,14 @@ def _unseen(db: sqlite3.Connection, cid: int, turn_id: str, seen: int) -> bool:
     return bool(row[0])
 
 
-def park(db: sqlite3.Connection, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
+def park(db: sqlite3.Connection, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None) -> bool:
     cid = fenced(db, key, turn_id, fence)
     if _unseen(db, cid, turn_id, seen):
         return False
-    db.execute("UPDATE turns SET state = 'parked', runner = NULL WHERE cid = ? AND id = ?", (cid, turn_id))
+    db.execute(
+        "UPDATE turns SET state = 'parked', runner = NULL, wake_at = ? WHERE cid = ? AND id = ?",
+        (wake_at, cid, turn_id),
+    )
     return True
 
 
@@ -240,21 +243,24 @@ def stray_contexts(db: sqlite3.Connection, limit: int) -> list[ContextKey]:
     return [ContextKey(owner, id) for owner, id in rows]
 
 
-def turns_to_run(db: sqlite3.Connection, alive: Collection[str] | None, limit: int) -> list[Turn]:
+def turns_to_run(db: sqlite3.Connection, alive: Collection[str] | None, limit: int, now: float) -> list[Turn]:
     columns = ", ".join(f"turns.{name}" for name in TURN.split(", "))
+    found = f"SELECT owner, contexts.id, {columns}, turns.created_at AS came, place FROM turns"
     rows = db.execute(
-        f"SELECT owner, contexts.id, {columns} FROM turns {ALIVE} JOIN contexts USING (cid) WHERE state != 'done' AND ("
+        f"{found} INDEXED BY turns_wanting JOIN contexts USING (cid)"
+        " WHERE state IN ('queued', 'running', 'ended') AND ("
         " (state IN ('running', 'ended') AND (runner IS NULL OR runner NOT IN (SELECT value FROM json_each(?))))"
         " OR (state = 'queued' AND kind = 'tool')"
         f" OR (state = 'queued' AND kind = 'message' AND NOT {_BLOCKED} AND place ="
         f"   (SELECT min(place) FROM turns AS first {ALIVE} WHERE first.cid = turns.cid AND first.state != 'done'"
         "    AND first.kind = 'message'"
-        "    AND first.state = 'queued'))"
-        ") ORDER BY turns.created_at, place LIMIT ?",
+        "    AND first.state = 'queued')))"
+        f" UNION ALL {found} INDEXED BY turns_due JOIN contexts USING (cid) WHERE state = 'parked' AND wake_at <= ?"
+        " ORDER BY came, place LIMIT ?",
         # JSON's null is a row that nothing differs from.
-        (msgspec.json.encode(list(alive) if alive is not None else None).decode(), limit),
+        (msgspec.json.encode(list(alive) if alive is not None else None).decode(), now, limit),
     )
-    return [turn_of(ContextKey(row[0], row[1]), row[2:]) for row in rows]
+    return [turn_of(ContextKey(row[0], row[1]), row[2:-2]) for row in rows]
 
 
 # ---- reading

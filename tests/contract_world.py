@@ -7,12 +7,16 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from gateway.active_contexts import ActiveContexts
 from gateway.assembly import Assembler
 from gateway.auth.principal import Principal
+from gateway.consent import Consent
 from gateway.conversations import Conversations
+from gateway.core.approval import Approvals
+from gateway.core.deadlines import Waits
 from gateway.core.fold import Transcript
 from gateway.core.policy import Policy
 from gateway.declared_tools import DeclaredTools
@@ -24,12 +28,13 @@ from gateway.models.port import CallReady, Finish, ModelError, ModelPiece, Model
 from gateway.publisher import Publisher
 from gateway.recorder import Recorder
 from gateway.recovery import Recovery
+from gateway.resources.reader import ResourceReader
 from gateway.routing import Routes
 from gateway.run_services import RunServices
 from gateway.throttle import Throttle
 from gateway.tools.catalog import Catalog
 from gateway.tools.native import tool
-from gateway.tools.port import ToolContext
+from gateway.tools.port import ToolContext, ToolError
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
 from gateway.transport.port import Frames
@@ -44,12 +49,14 @@ from stores.ports import Bus, ContextStore, EventLog, Follower, Heartbeats, Stor
 from stores.records import ContextKey, SessionRecord
 from tests.reference_store import ReferenceStore
 
-__all__ = ["CONTEXT", "KEY", "PRINCIPAL", "Device", "Instance", "World"]
+__all__ = ["CONTEXT", "DOCS", "KEY", "PRINCIPAL", "Device", "Instance", "World"]
 
 PRINCIPAL = Principal(tenant="t", subject="s")
 CONTEXT = "conv_1"
+DOCS = ("docs:a", "docs:b")
 KEY = ContextKey(PRINCIPAL.owner, CONTEXT)
 _SESSION = "sess_1"
+_WAITS = Waits(client=4.0, approval=9.0)  # seconds
 _BROWSER = ToolSpec(name="browser", description="the user's browser", parameters={"type": "object"})
 
 
@@ -105,6 +112,13 @@ class _Sessions:
         return 0
 
 
+class _Docs:
+    """Two resources, which everybody may read."""
+
+    async def may_read(self, principal: Principal, uri: str) -> bool:
+        return uri in DOCS
+
+
 class _Model:
     """Says and calls what chance wants."""
 
@@ -126,7 +140,9 @@ class _Model:
             if what < 0.7:
                 yield TextPiece(f"<{self._said}>", chance.choice(["text", "text", "reasoning"]))
             elif what < 0.95:
-                yield CallReady(chance.choice(["charge", "lookup", "pay", "browser", "nothing"]), {"n": self._said})
+                yield CallReady(
+                    chance.choice(["charge", "lookup", "pay", "wonder", "browser", "nothing"]), {"n": self._said}
+                )
             else:
                 raise ModelError("provider_error", "chance", retryable=chance.random() < 0.7)
         yield Finish(chance.choice(["stop", "stop", "length"]))
@@ -151,7 +167,9 @@ class Instance:
         epochs = Epochs(store, log, recorder.note)
         bus, threads = cast("Bus", _Severable(world.bus, self)), cast("ThreadCache", _Severable(world.threads, self))
         declared = DeclaredTools(sessions, MemoryCache())
-        routes = Routes(Catalog(ToolRegistry(world.tools())), ToolRunner(), Policy({}), declared)
+        routes = Routes(
+            Catalog(ToolRegistry(world.tools())), ToolRunner(), Policy({}), declared, Consent(Approvals({}, {}), store)
+        )
         model = _Model(world.chance)
         services = RunServices(
             store=store,
@@ -166,6 +184,8 @@ class Instance:
             max_steps=4,
             max_retries=2,
             checkpoint=self._checkpoint,
+            waits=_WAITS,
+            clock=asyncio.get_running_loop().time,
         )
         turns = Turns(services, name, 100, bus)
         recovery = Recovery(store, cast("Heartbeats", _Severable(world.heartbeats, self)), epochs, turns)
@@ -179,6 +199,7 @@ class Instance:
             default_model="chance",
             policy=Policy({}),
             throttle=Throttle(MemoryRateLimits(), 1_000_000),
+            resources=cast("ResourceReader", _Docs()),
         )
         work: list[Coroutine[None, None, None]] = [recorder.run(), publisher.run(), self.hub.run(), turns.run()]
         self._services = [asyncio.create_task(each) for each in (*work, recovery.beat(), recovery.run())]
@@ -335,12 +356,13 @@ class World:
         self.deadly = self.chance.choice([0.0, 0.03])
         self.flaky = self.chance.choice([0.0, 0.0, 0.02])
         self.lossy = self.chance.choice([0.0, 0.0, 0.1])
-        self.store = ReferenceStore()
+        self.store = ReferenceStore(asyncio.get_running_loop().time)
         self.log = MemoryLog(max_bytes=self.chance.choice([600, 1 << 20]), clock=asyncio.get_running_loop().time)
         self.heartbeats = MemoryHeartbeats(asyncio.get_running_loop().time)
         self.bus = MemoryBus()
         self.threads = MemoryThreadCache()
         self.runs: Counter[str] = Counter()
+        self.heard: Counter[tuple[str, str]] = Counter()
         self.acknowledged: list[str] = []
         self._born = 0
         self._sent = 0
@@ -352,8 +374,9 @@ class World:
         return Instance(self, f"inst_{self._born}")
 
     def tools(self) -> Sequence[Any]:
-        """`charge` and `pay` must not be run twice, `lookup` may; `pay` asks first."""
-        chance, runs = self.chance, self.runs
+        """`charge` and `pay` must not be run twice, `lookup` may; `pay` asks first; `wonder` asks while it runs, one or
+        two things at a time, and sometimes waits no longer."""
+        chance, runs, heard = self.chance, self.runs, self.heard
 
         async def work(ctx: ToolContext) -> str:
             runs[ctx.call_id] += 1
@@ -376,7 +399,30 @@ class World:
             runs[ctx.call_id] = 0
             return answer
 
-        return [charge, pay, lookup]
+        @tool()
+        async def wonder(ctx: ToolContext, n: int) -> str:
+            runs[ctx.call_id] += 1
+
+            async def ask() -> None:
+                answer = await ctx.ask(f"Are you sure of {n}?")
+                heard[ctx.call_id, answer.action] += 1
+
+            for _ in range(chance.randrange(3)):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(chance.choice([0.01, 1.0, None, None])), asyncio.TaskGroup() as group:
+                        for _ in range(chance.choice([1, 1, 2])):
+                            group.create_task(ask())
+            return "done"
+
+        @tool(idempotent=True)
+        async def read_resource(ctx: ToolContext, uri: str) -> dict[str, str]:
+            await work(ctx)
+            runs[ctx.call_id] = 0
+            if chance.random() < 0.2:
+                raise ToolError("there is no such resource")
+            return {"uri": uri, "mime_type": "text/plain", "text": "what it says"}
+
+        return [charge, pay, lookup, wonder, read_resource]
 
     # -- what happens
 
@@ -435,13 +481,14 @@ class World:
             content="hello",
             context_id=CONTEXT,
             when_busy=cast("Any", busy),
+            resources=self.chance.choice([None, None, [*DOCS], [DOCS[1]]]),
             respond=self.chance.random() < 0.85,
         )
         await instance.conversations.send(PRINCIPAL, frame, _SESSION)
         self.acknowledged.append(frame.id)
 
     async def _call(self, instance: Instance) -> None:
-        name = self.chance.choice(["charge", "lookup", "pay", "browser"])
+        name = self.chance.choice(["charge", "lookup", "pay", "wonder", "browser"])
         frame = CallTool(id=self.id(), tool=name, parameters={"n": 1}, context_id=CONTEXT)
         await instance.conversations.call(PRINCIPAL, frame, _SESSION)
         self.acknowledged.append(frame.id)
@@ -453,8 +500,8 @@ class World:
 
     def decide(self, instance: Instance) -> None:
         """People and clients answer what some device shows."""
-        for running in list(self.chance.choice(self.devices).transcript.running.values())[:2]:
-            call = running.call
+        calls = [running.call for running in self.chance.choice(self.devices).transcript.running.values()]
+        for call in [call for call in calls if call.approval is not None or call.runs_on == "client"][:2]:
             if call.approval is not None:
                 approval = ApproveTool(
                     id=f"approve_{call.id}",
@@ -464,7 +511,7 @@ class World:
                     parameters=self.chance.choice([None, {"n": 7}]),
                 )
                 instance.ask(instance.conversations.approve(PRINCIPAL, approval))
-            elif call.runs_on == "client":
+            else:
                 answer = AnswerTool(
                     id=f"answer_{call.id}", tool_call_id=call.id, context_id=CONTEXT, result=1, status="success"
                 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from protocol.frames import WhenBusy
-from stores.ports import AlreadyAnswered, Busy, Fenced, IdTaken, NotFound
+from stores.audit_records import AuditPage, AuditQuery, AuditRecord
+from stores.ports import AlreadyAnswered, Busy, Fenced, IdTaken, NotFound, Undecided
 from stores.records import (
     Accepted,
     Call,
@@ -25,6 +26,8 @@ from stores.records import (
     NewUsage,
     Pin,
     Recorded,
+    Remembered,
+    Sender,
     Summary,
     ThreadRows,
     Turn,
@@ -34,6 +37,8 @@ from stores.records import (
     UsagePage,
     Written,
 )
+from stores.refusals import note, was_refused
+from tests.reference_audit import ReferenceAudit
 from tests.reference_usage import ReferenceUsage
 
 __all__ = ["ReferenceStore"]
@@ -53,18 +58,23 @@ class _Context:
         self.answers: dict[str, str] = {}
         self.cancels: dict[str, CancelRequest] = {}
         self.foreign: set[str] = set()  # ids of what the runner did not write
+        self.refused: bytes | None = None
         self.front: list[str] = []  # queued turns that go before the others
         self.pins: dict[str, Pin] = {}
         self.summaries: dict[str, Summary] = {}
+        self.remembered: dict[str, bool] = {}
+        self.wake_at: dict[str, float] = {}  # of turns that were parked
 
 
 class ReferenceStore:
     """Every call yields once before it acts, as I/O would, and then acts whole. `turns` and `rows` are for looking."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self._clock = clock
         self._contexts: dict[ContextKey, _Context] = {}
         self._turns = 0  # how many there ever were
         self._usage = ReferenceUsage()
+        self._audit = ReferenceAudit()
         self._first_epoch = 0  # above that of every context that was deleted
 
     def turns(self) -> list[Turn]:
@@ -79,10 +89,17 @@ class ReferenceStore:
     def _insert(self, context: _Context, event: NewEvent) -> None:
         context.newest += 1
         context.rows[event.id] = EventRow(
-            id=event.id, type=event.type, body=event.body, order=context.newest, turn_id=event.turn_id
+            id=event.id,
+            type=event.type,
+            body=event.body,
+            order=context.newest,
+            turn_id=event.turn_id,
+            stored_at=self._clock(),
         )
         if event.usage is not None:
             self._usage.add(context.record.key, event.usage)
+        if event.audit is not None:
+            self._audit.add(event.audit)
         context.stored_at[event.id] = 0.0  # long ago: whoever looks finds it at once
         if event.call is not None and event.turn_id is not None:
             context.calls[event.id] = Call(
@@ -94,6 +111,7 @@ class ReferenceStore:
                 decided=False,
                 claimed=0,
                 answered=False,
+                asked=event.call.asked,
             )
             if event.call.draft is not None:
                 turn = context.turns[event.turn_id]
@@ -104,7 +122,7 @@ class ReferenceStore:
             context.calls[event.answers] = replace(context.calls[event.answers], answered=True)
             context.answers[event.answers] = event.id
         if event.decides is not None:
-            context.calls[event.decides] = replace(context.calls[event.decides], decided=True)
+            context.calls[event.decides] = replace(context.calls[event.decides], decided=True, denied=event.denies)
 
     async def _context(self, key: ContextKey) -> _Context:
         await asyncio.sleep(0)
@@ -213,6 +231,7 @@ class ReferenceStore:
         turn: NewTurn | None,
         when_busy: WhenBusy = "queue",
         queue_length: int = 100,
+        sender: Sender | None = None,
     ) -> Accepted:
         await asyncio.sleep(0)
         created = key not in self._contexts
@@ -220,11 +239,15 @@ class ReferenceStore:
         known = self._duplicate(context, event)
         if known is not None:
             return known
+        if was_refused(context.refused, event.id, sender):
+            raise Busy
         interrupted: str | None = None
         waiting = [t for t in context.turns.values() if t.kind == "message" and t.state in (*_ACTIVE, TurnState.QUEUED)]
         if turn is not None and turn.kind == "message":
             queued = sum(t.state is TurnState.QUEUED for t in waiting)
             if queued >= queue_length or (waiting and when_busy == "reject"):
+                if sender is not None:
+                    context.refused = note(context.refused, event.id, sender)
                 raise Busy
             if waiting and when_busy == "interrupt":
                 context.front.insert(0, turn.id)
@@ -296,13 +319,16 @@ class ReferenceStore:
         call = context.calls.get(event.answers or "")
         if call is None or call.runs_on != "client" or session_id not in (None, call.session_id):
             raise NotFound
-        if call.answered:
+        turn = context.turns[call.turn_id]
+        if call.answered or call.denied or turn.state not in (TurnState.QUEUED, *_ACTIVE):
             raise AlreadyAnswered
+        if call.needs_approval and not call.decided:
+            raise Undecided
         self._insert(context, event)
         context.foreign.add(event.id)
         return Accepted(turn_id=call.turn_id, woken=self._wake(context, call.turn_id))
 
-    async def approve(self, key: ContextKey, event: NewEvent) -> Accepted:
+    async def approve(self, key: ContextKey, event: NewEvent, remember: Remembered | None = None) -> Accepted:
         context = await self._context(key)
         known = self._duplicate(context, event)
         if known is not None:
@@ -314,7 +340,14 @@ class ReferenceStore:
             raise AlreadyAnswered
         self._insert(context, event)
         context.foreign.add(event.id)
+        if remember is not None:
+            context.remembered[remember.definition] = remember.approved
         return Accepted(turn_id=call.turn_id, woken=self._wake(context, call.turn_id))
+
+    async def remembered(self, key: ContextKey, definition: str) -> bool | None:
+        await asyncio.sleep(0)
+        context = self._contexts.get(key)
+        return context.remembered.get(definition) if context is not None else None
 
     async def get_call(self, key: ContextKey, call_id: str) -> Call | None:
         await asyncio.sleep(0)
@@ -391,7 +424,8 @@ class ReferenceStore:
     def _write(self, context: _Context, events: Sequence[NewEvent]) -> Written:
         passed: list[str] = []
         for event in events:
-            if event.id in context.rows or (event.answers is not None and event.answers in context.answers):
+            decided = event.undecided and context.calls[event.answers or ""].decided
+            if event.id in context.rows or decided or (event.answers is not None and event.answers in context.answers):
                 passed.append(event.id)
             else:
                 self._insert(context, event)
@@ -420,11 +454,12 @@ class ReferenceStore:
         cancels = (cancel for cancel in context.cancels.values() if cancel.turn_id == turn_id)
         return any(row.order > seen for row in rows) or any(cancel.order > seen for cancel in cancels)
 
-    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
+    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None = None) -> bool:
         context = await self._fenced(key, turn_id, fence)
         if self._unseen(context, turn_id, seen):
             return False
         self._set(context, turn_id, state=TurnState.PARKED, runner=None)
+        context.wake_at[turn_id] = math.inf if wake_at is None else wake_at
         return True
 
     async def release(self, key: ContextKey, turn_id: str, fence: int) -> None:
@@ -480,6 +515,8 @@ class ReferenceStore:
                 gone = turn.runner is None or (alive is not None and turn.runner not in alive)
                 found += [turn] if turn.state in _OWNED and gone else []
             found += [t for t in context.turns.values() if t.kind == "tool" and t.state is TurnState.QUEUED]
+            parked = [turn for turn in context.turns.values() if turn.state is TurnState.PARKED]
+            found += [turn for turn in parked if context.wake_at[turn.id] <= self._clock()]
             following = self._next(context)
             found += [following] if following is not None else []
         return sorted(found, key=lambda turn: turn.created_at)[:limit]
@@ -534,6 +571,21 @@ class ReferenceStore:
             return []
         answers = {call: context.rows[answer].seq for call, answer in context.answers.items()}
         return [context.rows[call] for call in context.calls if (answers.get(call) or seq + 1) > seq]
+
+    # -- audit
+
+    async def audit(self, owner: str, records: Sequence[AuditRecord]) -> None:
+        await asyncio.sleep(0)
+        for record in records:
+            self._audit.add(record)
+
+    async def audits(self, tenant: str, query: AuditQuery, after: str | None, limit: int) -> AuditPage:
+        await asyncio.sleep(0)
+        return self._audit.page(tenant, query, after, limit)
+
+    async def prune_audits(self, before: float, limit: int) -> int:
+        await asyncio.sleep(0)
+        return self._audit.prune(before, limit)
 
     # -- usage
 

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from gateway.core.resources import READ_RESOURCE
 from protocol.codec import decode_durable, with_seq
 from protocol.frames import DurableEvent, Message, ToolApproval, ToolCall, ToolResponse, TurnEnd
 from stores.records import TurnState
@@ -70,7 +71,9 @@ def check(world: World, events: list[DurableEvent]) -> None:
     assert answered == dict.fromkeys(calls, 1), "one answer to each call"
     ends = Counter(event.turn_id for event in events if isinstance(event, TurnEnd))
     assert ends == {turn.id: 1 for turn in world.store.turns()}, "one end to each turn"
-    again = {event.id for event in events if isinstance(event, ToolCall) and event.tool == "lookup"}
+    check_questions(world, events)
+    check_waiting(events)
+    again = {e.id for e in events if isinstance(e, ToolCall) and e.tool in ("lookup", READ_RESOURCE)}
     twice = {call_id for call_id, times in world.runs.items() if times > 1}
     assert twice <= again, "nothing is run twice that must not be"
     denied = {event.tool_call_id for event in events if isinstance(event, ToolApproval) and not event.approved}
@@ -84,6 +87,34 @@ def check(world: World, events: list[DurableEvent]) -> None:
         assert known.cursor is not None
         assert not known.partial
         assert not known.running
+
+
+def check_questions(world: World, events: list[DurableEvent]) -> None:
+    """What a tool was told is stored, before the end of its call, and what its user decided."""
+    answers = {event.tool_call_id: event for event in events if isinstance(event, ToolResponse)}
+    decisions = {event.tool_call_id: event for event in events if isinstance(event, ToolApproval)}
+    stored: Counter[tuple[str, str]] = Counter()
+    for question in events:
+        if isinstance(question, ToolCall) and question.asked_by is not None:
+            answer, asking = answers[question.id], answers[question.asked_by]
+            assert events.index(answer) < events.index(asking), "a question is answered before its call"
+            if answer.status != "cancelled":
+                decision = decisions[question.id]
+                assert (answer.status, answer.result) == (
+                    ("success", decision.parameters or {}) if decision.approved else ("denied", None)
+                )
+            stored[question.asked_by, answer.status] += 1
+    for action, status in (("accept", "success"), ("decline", "denied")):
+        told = {call_id: times for (call_id, heard), times in world.heard.items() if heard == action}
+        assert all(times <= stored[call_id, status] for call_id, times in told.items())
+
+
+def check_waiting(events: list[DurableEvent]) -> None:
+    """Whoever decided in time was heard, so nobody is told that no one did."""
+    decided = {event.tool_call_id for event in events if isinstance(event, ToolApproval)}
+    late = {event.tool_call_id for event in events if isinstance(event, ToolResponse) and event.status == "timeout"}
+    assert all(call.tool in ("pay", "browser") for call in events if isinstance(call, ToolCall) and call.id in late)
+    assert not late & decided
 
 
 @pytest.mark.promise("1")

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from gateway.auth.principal import Principal
+from gateway.auth.principal import DEFAULT_TENANT, Principal
 from protocol.ids import new_id
 from stores.ports import KeyStore
 from stores.records import KeyRecord
@@ -28,7 +28,7 @@ _KEY = re.compile(r"tg_[0-9a-z]{26}_[a-z2-7]{52}")
 async def create_key(
     store: KeyStore,
     subject: str,
-    tenant: str = "default",
+    tenant: str = DEFAULT_TENANT,
     role: str | None = None,
     *,
     now: Callable[[], float] = time.time,

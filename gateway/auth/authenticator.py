@@ -11,14 +11,14 @@ from starlette.requests import HTTPConnection
 from gateway.auth.api_keys import KEY_PREFIX, ApiKeys
 from gateway.auth.host import HostScheme
 from gateway.auth.jwt import JwtVerifier
-from gateway.auth.principal import Principal
+from gateway.auth.principal import DEFAULT_TENANT, Principal
 from gateway.auth.tickets import Tickets
 from protocol.errors import ProtocolError
 from stores.ports import Unavailable
 
 __all__ = ["LOCAL", "Authenticator"]
 
-LOCAL = Principal(tenant="default", subject="local")
+LOCAL = Principal(tenant=DEFAULT_TENANT, subject="local")
 """The user of a gateway without configured authentication, which listens on loopback only."""
 
 _SECRETS_IN_URL = ("token", "access_token", "api_key")

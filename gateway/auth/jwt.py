@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.auth.jwks import Jwks
 from gateway.auth.jwt_keys import ASYMMETRIC, JwtConfigError, KeyPair, PublicKey, load_key
-from gateway.auth.principal import Principal
+from gateway.auth.principal import DEFAULT_TENANT, Principal
 from protocol.errors import ProtocolError
 
 __all__ = ["JwtConfigError", "JwtSettings", "JwtVerifier"]
@@ -138,7 +138,7 @@ class JwtVerifier:
     def _principal(self, claims: Mapping[str, Any]) -> Principal:
         """Raises ValueError for claims of another shape. A tenant that is configured must be there; a token without
         the roles' claim has no role given to it, as an API key may, one with an empty list has no permission."""
-        tenant = "default"
+        tenant = DEFAULT_TENANT
         if self._settings.tenant_claim is not None:
             tenant = _name(_claim(claims, self._settings.tenant_claim))
         roles: tuple[str, ...] | None = None

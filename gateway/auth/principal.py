@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import quote
 
 from msgspec import Struct
 
-__all__ = ["Principal"]
+__all__ = ["DEFAULT_TENANT", "Principal"]
+
+DEFAULT_TENANT: Final = "default"
+"""Whose are all that nobody said a tenant of."""
 
 
 class Principal(Struct, frozen=True, kw_only=True):

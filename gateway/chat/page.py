@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from gateway.chat.canvas import Run, Style
+from gateway.chat.form import question_text
 from gateway.chat.shown import (
     Anew,
     Asked,
@@ -105,6 +106,9 @@ class Page:
 
 def ended_line(ended: Ended) -> str:
     """A call and what became of it, in one line."""
+    if ended.call is not None and ended.call.asked_by is not None:
+        said = {"success": "answered", "denied": "declined"}.get(ended.status, "not answered")
+        return f"{value_line(ended.call.tool)}: {said}" + (f" {value_line(ended.result)}" if ended.result else "")
     call = "a tool" if ended.call is None else f"{value_line(ended.call.tool)} {value_line(ended.call.parameters, 120)}"
     if ended.status == "success":
         return f"✓ {call} → {value_line(ended.result)}"
@@ -113,5 +117,7 @@ def ended_line(ended: Ended) -> str:
 
 
 def asked_line(call: ToolCall) -> str:
-    """What a person is asked to allow: all of it, as nobody can judge half a call."""
+    """What a person is asked to allow: all of it, as nobody can judge half a call. Or what a tool asks."""
+    if call.asked_by is not None:
+        return question_text(call)
     return f"{value_line(call.tool)} waits for you: {value_line(call.parameters, _MAX_ASKED)}"

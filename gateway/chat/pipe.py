@@ -69,11 +69,14 @@ class _Pipe:
 
     async def _decide(self, call: ToolCall) -> None:
         self._err(asked_line(call))
-        reason = None if self._allow else "nobody is there to ask: allow it with --yes"
-        self._err("allowed" if self._allow else f"denied: {reason}")
+        if call.asked_by is None:
+            allow, reason = self._allow, "nobody is there to ask: allow it with --yes"
+        else:
+            allow, reason = False, "nobody is there to answer"
+        self._err("allowed" if allow else f"denied: {reason}")
         # Somebody may have decided on another device.
         with suppress(Refused):
-            await self._client.approve(call.context_id, call.id, self._allow, reason=reason)
+            await self._client.approve(call.context_id, call.id, allow, reason=None if allow else reason)
 
 
 async def converse(

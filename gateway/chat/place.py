@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
+from gateway.chat.deciding import Deciding
 from gateway.chat.view import View
 from gateway.client_events import Events
-from protocol.frames import ToolCall
+from protocol.frames import DurableEvent, Message
 
-__all__ = ["Place"]
+__all__ = ["Place", "last_said"]
 
 
 class Place:
     """`events` are followed by `task` once the gateway knows the conversation. `stopping` is the turn that was told to
-    stop, `answered` are the calls that were decided on here."""
+    stop."""
 
     def __init__(self, id: str, events: Events) -> None:
         self.id = id
@@ -21,9 +23,12 @@ class Place:
         self.view = View()
         self.task: asyncio.Task[None] | None = None
         self.stopping: str | None = None
-        self.answered: set[str] = set()
+        self.deciding = Deciding(self.view)
 
-    @property
-    def to_decide(self) -> ToolCall | None:
-        """The oldest call that waits for a person."""
-        return next((call for id, call in self.view.asked.items() if id not in self.answered), None)
+
+def last_said(path: Iterable[DurableEvent]) -> Message:
+    """The last message of the user's. Raises ValueError."""
+    said = [event for event in path if isinstance(event, Message) and event.role == "user"]
+    if not said:
+        raise ValueError("nothing was said here yet")
+    return said[-1]

@@ -13,10 +13,11 @@ from msgspec import Struct
 from gateway.chat.api import Api, Unreachable
 from gateway.chat.canvas import Run, Style
 from gateway.chat.commands import HELP, Command, Say, Wrong, parse
+from gateway.chat.deciding import Decision, Taken
 from gateway.chat.keys import Key, Keys
 from gateway.chat.lists import context_list, model_list, tool_list
 from gateway.chat.page import Page
-from gateway.chat.place import Place
+from gateway.chat.place import Place, last_said
 from gateway.chat.screen import Screen
 from gateway.chat.shown import Gone, Shown
 from gateway.chat.terminal import Terminal
@@ -24,14 +25,12 @@ from gateway.chat.words import one_line
 from gateway.client import Client
 from gateway.client_errors import Refused
 from protocol.content import words_of
-from protocol.frames import Content, Message
+from protocol.frames import Content
 from protocol.ids import new_id
 
 __all__ = ["Room", "Taste"]
 
 _MAX_WAITING: Final = 64
-_YES: Final = frozenset({"y", "yes"})
-_NO: Final = frozenset({"n", "no"})
 
 
 class Taste(Struct, frozen=True, kw_only=True):
@@ -148,9 +147,9 @@ class Room:
             self._leave()
 
     def _prompt(self) -> str:
-        call = self._open.to_decide
-        if call is not None:
-            return f"allow {one_line(call.tool, 40)}? [y/n] "
+        asked = self._open.deciding.prompt
+        if asked is not None:
+            return asked
         sign = "… " if self._open.view.busy else "> "
         return sign if self._connected else f"(reconnecting) {sign}"
 
@@ -164,8 +163,9 @@ class Room:
 
     def _entered(self, line: str) -> None:
         asked = parse(line)
-        if isinstance(asked, Say) and self._open.to_decide is not None and asked.text.lower() in _YES | _NO:
-            asked = Command("approve" if asked.text.lower() in _YES else "deny")
+        said = asked.text if isinstance(asked, Say) else "" if asked is None else None
+        if said is not None and self._decide(self._open.deciding.enter(said)):
+            return
         match asked:
             case None:
                 pass
@@ -177,7 +177,9 @@ class Room:
             case Command(name="stop"):
                 self._spawn(self._stop())
             case Command(name="approve" | "deny"):
-                self._spawn(self._decide(asked.name == "approve", asked.argument or None))
+                approved, reason = asked.name == "approve", asked.argument or None
+                if not self._decide(self._open.deciding.decide(approved=approved, reason=reason)):
+                    self._note("no call waits for you")
             case Command(name="help"):
                 self._note(HELP)
             case _ if len(self._lines) >= _MAX_WAITING:
@@ -238,7 +240,7 @@ class Room:
                 case Command(name="model"):
                     self._choose_model(line.argument)
                 case Command(name="tools"):
-                    await self._tools()
+                    self._note(tool_list(await self._api.tools()))
                 case Command():
                     self._note(f"/{line.name} does nothing here", "bad")
         except Refused as error:
@@ -250,7 +252,7 @@ class Room:
         await self._send(text, text, replaces)
 
     async def _retry(self) -> None:
-        last = self._last_said()
+        last = last_said(self._client.transcript(self._open.id).path)
         await self._send(last.content, words_of(last.content), last.id)
 
     async def _send(self, content: Content, text: str, replaces: str | None) -> None:
@@ -267,20 +269,12 @@ class Room:
         self._follow(place)
 
     async def _edit(self, text: str) -> None:
-        last = self._last_said()
+        last = last_said(self._client.transcript(self._open.id).path)
         if text:
             await self._say(text, replaces=last.id)
         elif not self._line.text:
             self._line.put(f"/edit {words_of(last.content)}")
             self._draw()
-
-    def _last_said(self) -> Message:
-        """The last message of the user's. Raises ValueError."""
-        path = self._client.transcript(self._open.id).path
-        said = [event for event in path if isinstance(event, Message) and event.role == "user"]
-        if not said:
-            raise ValueError("nothing was said here yet")
-        return said[-1]
 
     async def _stop(self) -> None:
         place = self._open
@@ -291,14 +285,18 @@ class Room:
         place.stopping = turn_id or ""
         await self._client.cancel(place.id, turn_id=turn_id)
 
-    async def _decide(self, approved: bool, reason: str | None) -> None:
-        call = self._open.to_decide
-        if call is None:
-            self._note("no call waits for you")
-            return
-        self._open.answered.add(call.id)
+    def _decide(self, decided: Decision | Taken | None) -> bool:
+        """Whether something was decided, or is being."""
+        if isinstance(decided, Taken) and decided.problem is not None:
+            self._note(decided.problem, "bad")
+        elif isinstance(decided, Decision):
+            self._spawn(self._send_decision(decided))
         self._draw()
-        await self._client.approve(call.context_id, call.id, approved, reason=None if approved else reason)
+        return decided is not None
+
+    async def _send_decision(self, it: Decision) -> None:
+        place = it.call.context_id
+        await self._client.approve(place, it.call.id, it.approved, parameters=it.parameters, reason=it.reason)
 
     # ---- conversations
 
@@ -390,9 +388,6 @@ class Room:
             self._note(f"(from now on {name} answers)")
             return
         self._note(model_list(ready.models, self._model or ready.default_model))
-
-    async def _tools(self) -> None:
-        self._note(tool_list(await self._api.tools()))
 
 
 def _refusal(error: Refused) -> str:

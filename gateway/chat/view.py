@@ -172,9 +172,10 @@ class View:
                 yield from self._call(event)
             case ToolApproval():
                 call = self.asked.pop(event.tool_call_id, None)
-                if call is not None and event.approved:
+                if call is not None and (event.approved or call.asked_by is not None):
                     self.running[call.id] = Running(call=call)
-                    yield Called(call)
+                    if call.asked_by is None:
+                        yield Called(call)
             case ToolResponse():
                 running = self.running.pop(event.tool_call_id, None)
                 asked = self.asked.pop(event.tool_call_id, None)

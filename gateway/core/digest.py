@@ -104,7 +104,8 @@ def _lines(turns: Sequence[Node], shown: int) -> list[str]:
         calls: dict[str, CallInput] = {}
         for item in node.inputs:
             if isinstance(item, TextInput):
-                lines.append(f"{item.role.capitalize()}: {_shown(_words(item.content), shown)}")
+                who = "" if item.resource is not None else f"{item.role.capitalize()}: "
+                lines.append(who + _shown(_words(item.content), shown))
             elif isinstance(item, AssistantInput):
                 if item.content:
                     lines.append(f"Assistant: {_shown(item.content, shown)}")

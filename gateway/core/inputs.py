@@ -7,16 +7,17 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from protocol.frames import Content
+from protocol.frames import Content, ImagePart
 
 __all__ = ["AssistantInput", "CallInput", "ModelInput", "TextInput", "ToolResultInput"]
 
 
 class TextInput(Struct, frozen=True):
-    """What a person or the operator said."""
+    """What a person or the operator said; or what was read for a message, from the URI `resource`."""
 
     role: Literal["user", "system"]
     content: Content
+    resource: str | None = None
 
 
 class CallInput(Struct, frozen=True):
@@ -35,11 +36,13 @@ class AssistantInput(Struct, frozen=True):
 
 
 class ToolResultInput(Struct, frozen=True):
-    """The answer to a call; `content` is JSON text, or the text itself where the result was a string."""
+    """The answer to a call; `content` is JSON text, or the text itself where the result was a string. `images` are of
+    types and sizes that providers take (images.py)."""
 
     call_id: str
     content: str
     is_error: bool
+    images: Sequence[ImagePart] = ()
 
 
 ModelInput = TextInput | AssistantInput | ToolResultInput

@@ -21,6 +21,11 @@ class StoredTurn:
         self._orders: list[int] = []
         self.read(claimed.rows.events, claimed.rows.cancels)
 
+    @property
+    def rows(self) -> Sequence[EventRow]:
+        """The turn's events that it knows, in the order of storing."""
+        return self._rows
+
     def read(self, rows: Iterable[EventRow], cancels: Iterable[CancelRequest]) -> None:
         """The store answered with these, of this turn."""
         for row in rows:

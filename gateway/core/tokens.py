@@ -59,7 +59,7 @@ def guess(item: ModelInput, count: Count) -> float:
             _CALL + count(call.tool) + count(msgspec.json.encode(call.parameters).decode()) for call in item.calls
         )
         return _MESSAGE + count(item.content) + calls
-    return _MESSAGE + count(item.content)
+    return _MESSAGE + count(item.content) + _IMAGE * len(item.images)
 
 
 def _content(item: TextInput, count: Count) -> int:

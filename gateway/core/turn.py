@@ -9,38 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from gateway.core.turn_effects import (
-    Append,
-    CallModel,
-    Effect,
-    End,
-    Park,
-    Publish,
-    Route,
-    RunTool,
-    StopModel,
-    StopTool,
-    Store,
-)
-from gateway.core.turn_events import NO_USAGE, MessageStatus, ResponseStatus, TurnEvents
-from gateway.core.turn_state import (
-    LEGAL,
-    CallState,
-    IllegalTransition,
-    Phase,
-    Recovered,
-    StepMessage,
-    TurnCall,
-    Written,
-)
+from gateway.core.deadlines import Deadlines, Waits
+from gateway.core.turn_calls import TurnCalls
+from gateway.core.turn_effects import Append, CallModel, Effect, End, Park, Publish, Route, StopModel, Store
+from gateway.core.turn_events import NO_USAGE, MessageStatus, TurnEvents
+from gateway.core.turn_said import TurnSaid
+from gateway.core.turn_state import LEGAL, CallState, IllegalTransition, Phase, Recovered, StepMessage, Written
 from protocol.frames import DurableEvent, ErrorBody, Message, ToolApproval, ToolCall, ToolResponse, TurnEnd, Usage
 
 __all__ = ["TurnMachine"]
 
 
 class TurnMachine:
-    """`mint(prefix)` gives new ids, `now()` timestamps, `step_id(n)` the id of the n-th step's message, the same
-    for every runner of the turn."""
+    """`mint(prefix)` gives new ids, `now()` timestamps; `step_id(n)` is the id of the n-th step's message, and
+    `read_id(m, n)` that of the call that reads the n-th resource of the message m: the same for every runner. `waits`
+    is how long calls wait for people and clients."""
 
     def __init__(
         self,
@@ -54,21 +37,23 @@ class TurnMachine:
         mint: Callable[[str], str],
         now: Callable[[], str],
         step_id: Callable[[int], str],
+        read_id: Callable[[str, int], str],
+        waits: Waits = Waits(),  # noqa: B008 - a constant
     ) -> None:
         self.phase = Phase.NEW
         self.steps = 0
         self._make = TurnEvents(context_id, turn_id, model, mint, now)
-        self._turn_id = turn_id
         self._kind = kind
         self._max_steps = max_steps
         self._max_retries = max_retries
         self._step_id = step_id
-        self._calls: dict[str, TurnCall] = {}
+        self._calls = TurnCalls(self._make)
+        self._deadlines = Deadlines(waits)
+        self._said = TurnSaid(turn_id, read_id)
         self._open: StepMessage | None = None
         self._next: tuple[str, int] | None = None
+        self._seen_open = False  # whether readers see the message of the next step already
         self._usage: Usage = NO_USAGE
-        self._steered: list[str] = []  # the steering messages, in the order in which they were stored
-        self._read = 0  # how many of them a step was given
         self._called = False
 
     # ---- beginning
@@ -82,28 +67,22 @@ class TurnMachine:
             return []
         effects: list[Effect] = []
         live = found.live if found.live is not None and found.live.message_id not in closed else None
-        torn = next((c.event.message_id for c in self._calls.values() if c.event.message_id not in closed), None)
+        torn = self._calls.torn(closed)
         if torn is not None:
             effects += self._close_torn(torn, live, found)
         elif live is not None:
-            self._next = (live.message_id, live.attempt + 1)
-        elif found.begun_before and not self._unanswered():
+            self._next, self._seen_open = (live.message_id, live.attempt + 1), True
+        elif found.begun_before and not self._calls.unanswered:
             self._next = (self._step_id(self.steps), 2)
         if found.cancelled:
             return effects + self._cancel_restored(live if torn is None else None)
-        for call in self._unanswered():
-            effects += self._take_up(call, found)
+        effects += self._calls.take_up(found)
+        self._deadlines.note(found.since)
+        late = self.tick(found.now)
+        if late:
+            self._go(Phase.CALLS)
+            return effects + late
         return effects + self._advance()
-
-    def _take_up(self, call: TurnCall, found: Recovered) -> list[Effect]:
-        call_id = call.event.id
-        if call_id in found.cancelled_calls:
-            return self._answer(call, "cancelled", None)
-        if call.state is CallState.DENIED:
-            return self._answer(call, "denied", call.reason)
-        if call.state is not CallState.READY:
-            return []
-        return self._answer(call, "interrupted", None) if call_id in found.interrupted else self._run(call)
 
     def _replay(self, events: Sequence[DurableEvent]) -> set[str | None]:
         """Take in what is stored; the ids of finished assistant messages, and None for calls without a message."""
@@ -111,24 +90,15 @@ class TurnMachine:
         for event in events:
             if isinstance(event, Message) and event.role == "assistant":
                 closed.add(event.id)
-                self._note_read(event.reads)
+                self._said.note_given(event.reads)
                 self.steps += 1
                 self._usage += event.usage or NO_USAGE
-                self._called = any(c.event.message_id == event.id for c in self._calls.values())
-            elif isinstance(event, Message) and event.id != self._turn_id:
-                self._steered.append(event.id)
-            elif isinstance(event, ToolCall):
-                self._calls[event.id] = TurnCall(event)
-            elif isinstance(event, ToolApproval):
-                self._calls[event.tool_call_id].decide(event)
-            elif isinstance(event, ToolResponse):
-                self._calls[event.tool_call_id].state = CallState.ANSWERED
+                self._called = self._calls.made_by(event.id)
+            elif isinstance(event, Message):
+                self._said.add(event)
+            elif isinstance(event, ToolCall | ToolApproval | ToolResponse):
+                self._calls.replay(event)
         return closed
-
-    def _note_read(self, reads: str | None) -> None:
-        """A step was given the steering messages up to this one."""
-        if reads in self._steered:
-            self._read = max(self._read, self._steered.index(reads) + 1)
 
     def _close_torn(self, message_id: str, live: Written | None, found: Recovered) -> list[Effect]:
         """Close a message whose calls are stored as it stands. Where the log lost the attempt that made them, its
@@ -144,7 +114,7 @@ class TurnMachine:
         self._called = True
         status: MessageStatus = "cancelled" if found.cancelled else "truncated"
         reads = draft.reads if draft is not None else None
-        self._note_read(reads)
+        self._said.note_given(reads)
         return [*effects, Store((self._make.message(message_id, text, status, None, reads=reads),))]
 
     def _cancel_restored(self, live: Written | None) -> list[Effect]:
@@ -169,14 +139,7 @@ class TurnMachine:
         if self.phase is not Phase.MODEL or opened is None:
             return []
         opened.calls += 1
-        event = self._make.call(opened.id, tool, parameters, route)
-        call = self._calls[event.id] = TurnCall(event)
-        if route.refusal is not None:
-            # Stored as one: a call that was refused must not look like one that nobody has run yet.
-            call.state = CallState.ANSWERED
-            return [Store((event, self._make.response(event.id, *route.refusal, None)))]
-        effects: list[Effect] = [Store((event,))]
-        return effects if call.waits else effects + self._run(call)
+        return self._calls.called(self._make.call(opened.id, tool, parameters, route), route.refusal, route.asked)
 
     def finish(self, reason: Literal["stop", "length"], usage: Usage | None, model: str | None = None) -> list[Effect]:
         """`model` is the one that answered, where it is another than was asked."""
@@ -219,42 +182,40 @@ class TurnMachine:
 
     # ---- what tools, people and clients do
 
+    @property
+    def waits_for_people(self) -> bool:
+        """Whether a person or a client is to answer something."""
+        return any(call.state in (CallState.ASKED, CallState.WITH_CLIENT) for call in self._calls.unanswered)
+
     def tool_progress(self, call_id: str, progress: float, total: float | None, message: str | None) -> list[Effect]:
-        call = self._calls.get(call_id)
-        if call is None or call.state is not CallState.RUNNING:
-            return []
-        return [Publish(self._make.progress(call_id, progress, total, message))]
+        return self._calls.progress(call_id, progress, total, message)
 
     def tool_done(
         self, call_id: str, status: Literal["success", "error", "timeout"], result: Any, error: ErrorBody | None = None
     ) -> list[Effect]:
-        call = self._calls.get(call_id)
-        if call is None or call.state is not CallState.RUNNING:
-            return []
-        return [*self._answer(call, status, result, error), *self._advance()]
+        effects = self._calls.done(call_id, status, result, error)
+        return effects + self._advance() if effects else []
 
-    def approval(self, event: ToolApproval) -> list[Effect]:
-        """A person's decision, stored by whoever took it."""
-        call = self._calls.get(event.tool_call_id)
-        effects: list[Effect] = [Append(event)]
-        if call is not None:
-            state = call.decide(event)
-            if state is CallState.DENIED:
-                effects += self._answer(call, "denied", call.reason)
-            elif state is CallState.READY:
-                effects += self._run(call)
-        return effects + self._advance()
+    def asked(self, call_id: str, question_id: str, parameters: dict[str, Any]) -> list[Effect]:
+        """A running tool asks its user; what becomes of that is told by `TellTool`."""
+        return self._calls.ask(call_id, question_id, parameters)
+
+    def withdrawn(self, question_id: str) -> list[Effect]:
+        """The tool waits for that answer no more."""
+        return self._calls.withdraw(question_id)
+
+    def approval(self, event: ToolApproval, at: float = 0.0) -> list[Effect]:
+        """A person's decision, stored by whoever took it, `at` that time."""
+        self._deadlines.note({event.tool_call_id: at})
+        return self._calls.approval(event) + self._advance()
 
     def answered(self, event: ToolResponse) -> list[Effect]:
         """A client's answer, stored by whoever took it."""
-        call = self._calls.get(event.tool_call_id)
-        if call is not None:
-            call.state = CallState.ANSWERED
-        return [Append(event), *self._advance()]
+        return self._calls.answered(event) + self._advance()
 
     def steer(self, event: Message) -> list[Effect]:
         """A message for the turn that runs; its next step reads it."""
-        self._steered.append(event.id)
+        self._said.add(event)
         return [Append(event), *self._advance()]
 
     def cancel(self) -> list[Effect]:
@@ -264,16 +225,25 @@ class TurnMachine:
         return self._end("cancelled", closing=closing)
 
     def cancel_call(self, call_id: str) -> list[Effect]:
-        call = self._calls.get(call_id)
-        effects: list[Effect] = []
-        if call is not None and not call.answered:
-            if call.state is CallState.RUNNING:
-                effects.append(StopTool(call_id))
-            effects += self._answer(call, "cancelled", None)
         # Also where nothing was left to cancel: it may be why the store refused the end, or to park.
-        return effects + self._advance()
+        return self._calls.cancel(call_id) + self._advance()
+
+    # ---- what the clock says
+
+    def tick(self, now: float) -> list[Effect]:
+        """It is `now`: nobody is waited for longer than that."""
+        return self._calls.expire(self._deadlines.passed(self._calls.unanswered, now))
 
     # ---- what the store says
+
+    def stored(self, call_id: str, at: float) -> None:
+        """The call was stored, `at` that time: it can be acted on."""
+        self._deadlines.note({call_id: at})
+
+    def expired(self, call_ids: Sequence[str]) -> list[Effect]:
+        """These calls were answered with that nobody came; on what is missing of an `Expire` somebody acted."""
+        self._calls.expired(call_ids)
+        return self._advance()
 
     def ended(self) -> None:
         self._expect(Phase.ENDING)
@@ -296,29 +266,33 @@ class TurnMachine:
         if self.phase is not phase:
             raise IllegalTransition(f"{self.phase.value} is not {phase.value}")
 
-    def _unanswered(self) -> list[TurnCall]:
-        return [call for call in self._calls.values() if not call.answered]
-
     def _advance(self) -> list[Effect]:
         if self.phase in (Phase.MODEL, Phase.ENDING, Phase.OVER):
             return []
-        pending = self._unanswered()
+        effects = self._read_resources()
+        pending = self._calls.unanswered
         if pending:
             parked = all(call.waits for call in pending)
             self._go(Phase.PARKED if parked else Phase.CALLS)
-            return [Park()] if parked else []
-        unread = self._read < len(self._steered)
-        if self._kind == "tool" or not (self.steps == 0 or self._called or unread):
+            return [*effects, Park(self._deadlines.first(pending))] if parked else effects
+        if self._kind == "tool" or not (self.steps == 0 or self._called or self._said.unread):
             return self._end("complete")
         if self.steps >= self._max_steps:
             return self._end("max_steps")
         message_id, attempt = self._next or (self._step_id(self.steps), 1)
-        self._next = None
-        self._read = len(self._steered)
-        reads = self._steered[-1] if self._steered else None
+        self._next, self._seen_open = None, False
+        reads = self._said.give(self._calls)
         self._open = StepMessage(message_id, attempt, reads)
         self._go(Phase.MODEL)
         return [Publish(self._make.start(message_id, attempt)), CallModel(message_id, 0, reads)]
+
+    def _read_resources(self) -> list[Effect]:
+        """Read what the messages name that the next step is given; not while readers see a message that is open, which
+        goes on first."""
+        if self._seen_open or self.steps >= self._max_steps:
+            return []
+        missing = self._said.missing(self._calls)
+        return self._calls.read([self._make.read(id, uri) for id, uri in missing]) if missing else []
 
     def _restart(self) -> list[Effect]:
         opened = self._open
@@ -345,20 +319,6 @@ class TurnMachine:
         self._usage += usage or NO_USAGE
         return self._make.message(opened.id, "".join(opened.text), status, usage, model, opened.reads)
 
-    def _run(self, call: TurnCall) -> list[Effect]:
-        call.state = CallState.RUNNING
-        return [RunTool(call.event.id, call.event.tool, call.parameters)]
-
-    def _answer(
-        self,
-        call: TurnCall,
-        status: ResponseStatus,
-        result: Any,
-        error: ErrorBody | None = None,
-    ) -> list[Effect]:
-        call.state = CallState.ANSWERED
-        return [Store((self._make.response(call.event.id, status, result, error),))]
-
     def _end(
         self,
         status: Literal["complete", "cancelled", "failed", "max_steps"],
@@ -369,10 +329,8 @@ class TurnMachine:
         effects: list[Effect] = [StopModel()] if self.phase is Phase.MODEL else []
         self._go(Phase.ENDING)
         events: list[DurableEvent] = [closing] if closing is not None else []
-        for call in self._unanswered():
-            if call.state is CallState.RUNNING:
-                effects.append(StopTool(call.event.id))
-            call.state = CallState.ANSWERED
-            events.append(self._make.response(call.event.id, "cancelled", None, None))
+        stops, answers = self._calls.stop_all()
+        effects += stops
+        events += answers
         events.append(self._make.end(status, self.steps, self._usage, error))
         return [*effects, End(tuple(events), may_continue=status in ("complete", "max_steps"))]

@@ -6,13 +6,16 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from protocol.frames import DurableEvent, LiveEvent
+from protocol.frames import DurableEvent, LiveEvent, ToolResponse
+from stores.records import Asked
 
 __all__ = [
+    "Action",
     "Append",
     "CallModel",
     "Effect",
     "End",
+    "Expire",
     "Park",
     "Publish",
     "Route",
@@ -20,13 +23,26 @@ __all__ = [
     "StopModel",
     "StopTool",
     "Store",
+    "TellTool",
 ]
+
+Action = Literal["accept", "decline", "cancel"]
 
 
 class Store(Struct, frozen=True):
-    """Store the events, in order, then append them to the log."""
+    """Store the events, in order, then append them to the log. `asked` is what a person is to decide about, of a call
+    among them that waits for that."""
 
     events: tuple[DurableEvent, ...]
+    asked: Asked | None = None
+
+
+class Expire(Struct, frozen=True):
+    """Store what is answered for those who have not come in time, but for calls that somebody acted on meanwhile, and
+    tell the machine (`expired`) what was stored. `undecided` are the calls that a decision is such an act for."""
+
+    events: tuple[ToolResponse, ...]
+    undecided: frozenset[str]
 
 
 class Append(Struct, frozen=True):
@@ -64,8 +80,19 @@ class StopTool(Struct, frozen=True):
     call_id: str
 
 
+class TellTool(Struct, frozen=True):
+    """What became of a running tool's question. Where its call is stopped it is not told: nobody listens any more."""
+
+    question_id: str
+    action: Action
+    content: dict[str, Any] | None = None
+
+
 class Park(Struct, frozen=True):
-    """Only people or clients are waited for: give the turn up until one of them answers."""
+    """Only people or clients are waited for: give the turn up until one of them answers, or until `wake_at` (seconds
+    since 1970; None: however long it takes)."""
+
+    wake_at: float | None = None
 
 
 class End(Struct, frozen=True):
@@ -75,13 +102,15 @@ class End(Struct, frozen=True):
     may_continue: bool
 
 
-Effect = Store | Append | Publish | CallModel | StopModel | RunTool | StopTool | Park | End
+Effect = Store | Expire | Append | Publish | CallModel | StopModel | RunTool | StopTool | TellTool | Park | End
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """Where a call goes. A `refusal` (status and words for the model) means that it runs nowhere."""
+    """Where a call goes. A `refusal` (status and words for the model) means that it runs nowhere; `asked` is what a
+    person who is asked decides about, as it is now."""
 
     runs_on: Literal["server", "client"] = "server"
     session_id: str | None = None
     ask: bool = False
+    asked: Asked | None = None
     refusal: tuple[Literal["error", "denied"], str] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from gateway.core.resources import READ_RESOURCE
 from gateway.core.turn_effects import Route
 from protocol.frames import (
     Delta,
@@ -90,6 +91,32 @@ class TurnEvents:
             session_id=route.session_id,
             message_id=message_id,
             approval="required" if route.ask else None,
+        )
+
+    def question(self, id: str, asking: ToolCall, parameters: dict[str, Any]) -> ToolCall:
+        """What the running call `asking` wants to know of a person."""
+        return ToolCall(
+            context_id=self._context_id,
+            turn_id=self._turn_id,
+            id=id,
+            tool=asking.tool,
+            parameters=parameters,
+            timestamp=self._now(),
+            runs_on="server",
+            approval="required",
+            asked_by=asking.id,
+        )
+
+    def read(self, id: str, uri: str) -> ToolCall:
+        """The call that reads a resource which a message names."""
+        return ToolCall(
+            context_id=self._context_id,
+            turn_id=self._turn_id,
+            id=id,
+            tool=READ_RESOURCE,
+            parameters={"uri": uri},
+            timestamp=self._now(),
+            runs_on="server",
         )
 
     def progress(self, call_id: str, progress: float, total: float | None, message: str | None) -> ToolProgress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final
 
@@ -37,7 +37,7 @@ class IllegalTransition(Exception):
 
 
 class CallState(Enum):
-    ASKED = "asked"  # a person is to decide
+    ASKED = "asked"  # a person is to decide, or to answer a question
     WITH_CLIENT = "with_client"  # a client is to answer
     READY = "ready"  # to be run here
     RUNNING = "running"
@@ -61,9 +61,14 @@ class TurnCall:
         return self.state is CallState.ANSWERED
 
     @property
+    def is_question(self) -> bool:
+        """Whether a running tool asks it: nothing runs, whoever decides answers it."""
+        return self.event.asked_by is not None
+
+    @property
     def waits(self) -> bool:
-        """Whether it waits for somebody who may come back in days."""
-        return self.state in (CallState.ASKED, CallState.WITH_CLIENT)
+        """Whether it waits for somebody who may come back in days: no question does, as its tool runs on."""
+        return self.state in (CallState.ASKED, CallState.WITH_CLIENT) and not self.is_question
 
     def decide(self, event: ToolApproval) -> CallState:
         """Take in a person's decision, of which the first one counts; the state after it."""
@@ -108,7 +113,7 @@ class Recovered(Struct, frozen=True, kw_only=True):
     """What a runner finds of a turn. `interrupted` are the calls that were started and must not be started again,
     `cancelled_calls` those that somebody cancelled; `live` is the open message in the log, `draft` the one saved with
     its last call; `begun_before` says that an earlier runner may have begun the next step; `cancelled` is of the
-    whole turn."""
+    whole turn. `since` tells of each call since when it can be acted on, `now` what time it is (seconds since 1970)."""
 
     events: Sequence[DurableEvent]
     interrupted: frozenset[str] = frozenset()
@@ -117,3 +122,5 @@ class Recovered(Struct, frozen=True, kw_only=True):
     draft: Written | None = None
     begun_before: bool = False
     cancelled: bool = False
+    since: Mapping[str, float] = {}
+    now: float = 0.0

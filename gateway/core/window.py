@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.inputs import ModelInput, ToolResultInput
+from gateway.core.inputs import AssistantInput, ModelInput, TextInput, ToolResultInput
 from gateway.core.thread import Node
 
 __all__ = ["SLACK", "Cut", "TooLong", "Window", "choose", "shorten"]
@@ -124,24 +124,39 @@ def _window(turns: Sequence[Node], pins: Mapping[str, Node], cut: Cut | None) ->
 def shorten(
     inputs: Sequence[ModelInput], budget: float, cost: Callable[[ModelInput], float]
 ) -> list[ModelInput] | None:
-    """The inputs with the middle of the longest tool results left out, so that they fit; None where that is not
-    enough."""
+    """The inputs with the middle of the longest tool results and resources left out, so that they fit, and then the
+    oldest images of such results; None where that is not enough."""
     costs = [cost(item) for item in inputs]
     shorter = list(inputs)
     while sum(costs) > budget:
         place = max(range(len(shorter)), key=lambda place: _can_lose(shorter[place]))
         item = shorter[place]
-        if not isinstance(item, ToolResultInput) or not _can_lose(item):
+        if _can_lose(item):
+            share = (sum(costs) - budget) / costs[place]
+            kept = max(_KEPT, int(len(item.content) * (1 - share)) - _KEPT)
+            shorter[place] = replace(item, content=_middle_out(str(item.content), kept))
+        elif (seen := _oldest_images(shorter)) is not None:
+            place, item = seen
+            words = f"{item.content}\n[… {len(item.images)} images are left out here …]"
+            shorter[place] = replace(item, content=words, images=())
+        else:
             return None
-        share = (sum(costs) - budget) / costs[place]
-        kept = max(_KEPT, int(len(item.content) * (1 - share)) - _KEPT)
-        shorter[place] = item = replace(item, content=_middle_out(item.content, kept))
-        costs[place] = cost(item)
+        costs[place] = cost(shorter[place])
     return shorter
 
 
 def _can_lose(item: ModelInput) -> int:
-    return max(0, len(item.content) - 2 * _KEPT) if isinstance(item, ToolResultInput) else 0
+    """How many characters of it."""
+    if isinstance(item, AssistantInput) or (isinstance(item, TextInput) and item.resource is None):
+        return 0
+    return max(0, len(item.content) - 2 * _KEPT) if isinstance(item.content, str) else 0
+
+
+def _oldest_images(inputs: Sequence[ModelInput]) -> tuple[int, ToolResultInput] | None:
+    for place, item in enumerate(inputs):
+        if isinstance(item, ToolResultInput) and item.images:
+            return place, item
+    return None
 
 
 def _middle_out(text: str, kept: int) -> str:

@@ -23,7 +23,7 @@ def answer_routes(guard: Guard, conversations: Conversations, max_bytes: int) ->
 
     async def approve(request: Request, principal: Principal) -> Response:
         frame = frame_of(await read_body(request, max_bytes), ApproveTool, request.path_params["id"])
-        return _acknowledged(frame.id, await conversations.approve(principal, frame))
+        return _acknowledged(frame.id, await conversations.approve(principal, frame, "http"))
 
     async def answer(request: Request, principal: Principal) -> Response:
         frame = frame_of(await read_body(request, max_bytes), AnswerTool, request.path_params["id"])

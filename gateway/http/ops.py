@@ -34,25 +34,12 @@ def ops_routes(
                 "name": tool.name,
                 "description": tool.description,
                 "parameters": tool.parameters,
-                "runs_on": "server",
-                "approval": "required" if routes.asks(principal, tool) else "never",
+                "runs_on": tool.runs_on,
+                "approval": "required" if may_wait else "never",
             }
-            for tool in await routes.server_tools(principal)
+            for tool, may_wait in await routes.listed(principal)
         ]
-        for _, spec in (await routes.client_tools(principal, None)).values():
-            listed.append(
-                {
-                    "name": spec.name,
-                    "description": spec.description,
-                    "parameters": spec.parameters,
-                    "runs_on": "client",
-                    "approval": "never",
-                }
-            )
         return json_reply({"tools": listed})
-
-    async def resources(request: Request, principal: Principal) -> Response:
-        return json_reply({"resources": [], "templates": []})
 
     async def schema_json(request: Request) -> Response:
         return json_bytes(schema)
@@ -70,7 +57,6 @@ def ops_routes(
     return [
         Route("/v1/tickets", guard(ticket), methods=["POST"]),
         Route("/v1/tools", guard(tools), methods=["GET"]),
-        Route("/v1/resources", guard(resources), methods=["GET"]),
         Route("/v1/schema.json", schema_json, methods=["GET"]),
         Route("/healthz", alive, methods=["GET"]),
         Route("/readyz", is_ready, methods=["GET"]),

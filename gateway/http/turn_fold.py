@@ -58,7 +58,11 @@ class TurnFold:
             return False
         if call.approval is not None and not self._decided.get(call.id, False):
             return call.id not in self._decided
-        return call.runs_on == "client"
+        return call.runs_on == "client" or self._asks(call)
+
+    def _asks(self, call: ToolCall) -> bool:
+        """Whether it runs, and waits for a person to answer what it asks."""
+        return any(each.asked_by == call.id and each.id not in self._decided for each in self._calls.values())
 
     def document(self) -> bytes:
         return b'{"events":[%b]}' % b",".join(self._events.values())

@@ -35,7 +35,7 @@ def usage_routes(
     async def usage(request: Request, principal: Principal) -> Response:
         by, owner = _by(request), principal.owner
         if _scope(request) == "tenant":
-            if not policy.may(principal.roles, "usage:tenant"):
+            if not policy.may(principal, "usage:tenant"):
                 raise ProtocolError("forbidden", "a tenant's usage needs the permission 'usage:tenant'", path="scope")
             if by == "context":
                 # A context's id belongs to its owner alone.

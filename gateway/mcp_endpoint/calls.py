@@ -43,7 +43,7 @@ class AwaitedCalls:
         """The call's answer. `report` is told its progress, and when it waits for a person. Raises ProtocolError."""
         try:
             async with self._streams.admit(principal) as following:
-                receipt = await self._conversations.call(principal, frame, None)
+                receipt = await self._conversations.call(principal, frame, None, "mcp")
                 try:
                     place = await self._places.find(receipt, frame.id)
                     await following.open(place.key, place.before)

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,17 +18,31 @@ from gateway.auth.origin import origin_allowed
 from gateway.auth.principal import Principal
 from gateway.conversations import refusal
 from gateway.http.replies import refuse
+from gateway.mcp.oauth_settings import is_loopback
 from gateway.mcp_endpoint.calls import AwaitedCalls
+from gateway.prompts import Prompts
+from gateway.resource_reading import ResourceReading
 from gateway.routing import Routes
+from gateway.throttle import Throttle
 from protocol.errors import ProtocolError
 from stores.ports import StoreError
 
-__all__ = ["PRINCIPAL", "Endpoint", "endpoint_routes"]
+__all__ = ["PRINCIPAL", "Endpoint", "Offered", "endpoint_routes"]
 
 PRINCIPAL = "tidegate.principal"
 """Where the scope of a request tells the server whose it is."""
 
 _START_SECONDS = 30.0
+
+
+class Offered(NamedTuple):
+    """What a gateway has for a client of MCP."""
+
+    routes: Routes
+    calls: AwaitedCalls
+    reading: ResourceReading
+    prompts: Prompts
+    throttle: Throttle
 
 
 class Manager(Protocol):
@@ -68,13 +82,18 @@ class Endpoint:
         except (ProtocolError, StoreError) as error:
             await refuse(refusal(error))(scope, receive, send)
             return
-        await manager.handle_request({**scope, PRINCIPAL: principal}, receive, send)
+        # Blanks around a header's value are none of it (RFC 9110, 5.5), which not every HTTP server sees to.
+        headers = [(key, value.strip(b" \t")) for key, value in scope["headers"]]
+        await manager.handle_request({**scope, "headers": headers, PRINCIPAL: principal}, receive, send)
 
     async def _who(self, request: Request) -> Principal:
         headers = request.headers
         # A page that is not ours must not make a browser on this network speak to us.
         if not origin_allowed(headers.get("origin"), headers.get("host", ""), request.url.scheme, self._origins):
             raise ProtocolError("forbidden", "this origin is not allowed", path="headers.origin")
+        # Nor one whose own name was made to lead here: Origin and Host agree then (DNS rebinding).
+        if "origin" in headers and not self._origins and not is_loopback(headers["origin"]):
+            raise ProtocolError("forbidden", "this origin is not one of server.origins", path="headers.origin")
         principal = await self._authenticator.from_connection(request)
         if principal is None:
             raise ProtocolError("unauthenticated", "show an API key or a token in a header")
@@ -91,7 +110,7 @@ class Endpoint:
 
 
 def endpoint_routes(
-    authenticator: Authenticator, origins: tuple[str, ...], routes: Routes, calls: AwaitedCalls
+    authenticator: Authenticator, origins: tuple[str, ...], offered: Offered
 ) -> tuple[list[BaseRoute], Endpoint | None]:
     """The route of `/mcp`, and what has to run for it. Without the SDK the route says what is missing."""
     if find_spec("mcp") is None:
@@ -99,7 +118,7 @@ def endpoint_routes(
 
     def make() -> Manager:
         server = importlib.import_module("gateway.mcp_endpoint.server")
-        return cast("Manager", server.make_manager(routes, calls))
+        return cast("Manager", server.make_manager(offered))
 
     endpoint = Endpoint(authenticator, origins, make)
     return [Route("/mcp", endpoint, methods=["GET", "POST", "DELETE"])], endpoint

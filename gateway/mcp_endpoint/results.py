@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
+from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 
-from protocol.frames import ImagePart, TextPart, ToolResponse
+from protocol.frames import ImagePart, ResourcePart, TextPart, ToolResponse
 
-__all__ = ["failure", "result_of"]
+__all__ = ["block_of", "failure", "result_of"]
 
 _WORDS: Final = {
     "error": "The tool failed.",
@@ -21,9 +21,9 @@ _WORDS: Final = {
 
 
 class _Parts(msgspec.Struct, forbid_unknown_fields=True):
-    """A result that has images (docs/mcp.md)."""
+    """A result that is made of content parts (docs/mcp.md)."""
 
-    content: list[TextPart | ImagePart]
+    content: list[TextPart | ImagePart | ResourcePart]
     structured: Any = None
 
 
@@ -36,7 +36,7 @@ def result_of(answer: ToolResponse) -> CallToolResult:
         parts = msgspec.convert(answer.result, _Parts)
     except msgspec.ValidationError:
         return CallToolResult(content=[_text(answer.result)], structured_content=_object(answer.result))
-    return CallToolResult(content=list(map(_block, parts.content)), structured_content=_object(parts.structured))
+    return CallToolResult(content=list(map(block_of, parts.content)), structured_content=_object(parts.structured))
 
 
 def failure(words: str) -> CallToolResult:
@@ -57,7 +57,10 @@ def _text(result: Any) -> TextContent:
     return TextContent(text=result if isinstance(result, str) else msgspec.json.encode(result).decode())
 
 
-def _block(part: TextPart | ImagePart) -> ContentBlock:
+def block_of(part: TextPart | ImagePart | ResourcePart) -> ContentBlock:
+    """A content part; a resource that is not at hand is a link to it."""
     if isinstance(part, TextPart):
         return TextContent(text=part.text)
-    return ImageContent(data=part.data, mime_type=part.mime_type)
+    if isinstance(part, ImagePart):
+        return ImageContent(data=part.data, mime_type=part.mime_type)
+    return ResourceLink(uri=part.uri, name=part.uri)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
@@ -18,13 +17,12 @@ from mcp_types import (
     PaginatedRequestParams,
     Tool,
 )
-from starlette.requests import Request
 
-from gateway.auth.principal import Principal
-from gateway.mcp_endpoint.calls import CALLS_CONTEXT, AwaitedCalls
-from gateway.mcp_endpoint.endpoint import PRINCIPAL
+from gateway.mcp_endpoint.asking import Context, principal_of
+from gateway.mcp_endpoint.calls import CALLS_CONTEXT
+from gateway.mcp_endpoint.endpoint import Offered
+from gateway.mcp_endpoint.readings import Readings
 from gateway.mcp_endpoint.results import failure, result_of
-from gateway.routing import Routes
 from protocol.errors import ProtocolError
 from protocol.frames import CallTool
 from protocol.ids import new_id
@@ -33,20 +31,18 @@ __all__ = ["make_manager"]
 
 _MAX_BODY: Final = 1_048_576
 _INSTRUCTIONS: Final = (
-    "The tools of a Tidegate gateway, as far as you may use them. A call that a person has to allow waits until one of "
-    f"the user's devices decides it in the conversation {CALLS_CONTEXT!r}."
+    "The tools, resources and prompts of a Tidegate gateway, as far as you may use them. A call that a person has to "
+    f"allow waits until one of the user's devices decides it in the conversation {CALLS_CONTEXT!r}."
 )
 
-Context = ServerRequestContext[Any, Any]
 
-
-class _Handlers:
-    def __init__(self, routes: Routes, calls: AwaitedCalls) -> None:
-        self._routes = routes
-        self._calls = calls
+class _Tools:
+    def __init__(self, offered: Offered) -> None:
+        self._routes = offered.routes
+        self._calls = offered.calls
 
     async def list_tools(self, ctx: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        tools = await self._routes.server_tools(_principal(ctx))
+        tools = await self._routes.server_tools(principal_of(ctx))
         return ListToolsResult(
             tools=[Tool(name=tool.name, description=tool.description, input_schema=tool.parameters) for tool in tools],
             # Whose tools they are depends on who asks.
@@ -62,7 +58,7 @@ class _Handlers:
             context_id=CALLS_CONTEXT,
         )
         try:
-            answer = await self._calls.call(_principal(ctx), frame, ctx.session.report_progress)
+            answer = await self._calls.call(principal_of(ctx), frame, ctx.session.report_progress)
         except ProtocolError as error:
             if error.code == "not_found":
                 raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name}") from error
@@ -72,19 +68,20 @@ class _Handlers:
         return result_of(answer)
 
 
-def _principal(ctx: Context) -> Principal:
-    return cast("Principal", cast("Request", ctx.request).scope[PRINCIPAL])
-
-
-def make_manager(routes: Routes, calls: AwaitedCalls) -> StreamableHTTPSessionManager:
+def make_manager(offered: Offered) -> StreamableHTTPSessionManager:
     """Without sessions: each request stands for itself, so any instance answers it."""
-    handlers = _Handlers(routes, calls)
+    tools, readings = _Tools(offered), Readings(offered)
     server: Server[Any] = Server(
         "tidegate",
         version=version("tidegate"),
         title="Tidegate",
         instructions=_INSTRUCTIONS,
-        on_list_tools=handlers.list_tools,
-        on_call_tool=handlers.call_tool,
+        on_list_tools=tools.list_tools,
+        on_call_tool=tools.call_tool,
+        on_list_resources=readings.list_resources,
+        on_list_resource_templates=readings.list_templates,
+        on_read_resource=readings.read_resource,
+        on_list_prompts=readings.list_prompts,
+        on_get_prompt=readings.get_prompt,
     )
     return StreamableHTTPSessionManager(server, stateless=True, max_request_body_size=_MAX_BODY)

@@ -1,8 +1,8 @@
 """A model request as the body of Anthropic's Messages API; pure.
 
 What the API wants, and a conversation of ours need not have: the first and the last message are a user's, roles
-alternate, the results of all calls stand at the beginning of the user message after them, no text is empty, and ids of
-calls have no dots and colons.
+alternate, the results of all calls stand at the beginning of the user message after them, no text is empty, ids of
+calls have no dots and colons, and names of parameters nothing that is rare. Tools of which that is not so are left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from gateway.models.port import AssistantInput, ModelRequest, ToolResultInput
 from protocol.frames import Content, ImagePart, ResourcePart, TextPart, ToolSpec
@@ -27,6 +27,8 @@ GO_ON: Final = "(Go on.)"
 _CACHE: Final = {"type": "ephemeral"}
 _IMAGES: Final = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PARAMETER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NOT_AT_THE_TOP: Final = ("allOf", "anyOf", "oneOf")
 
 
 def messages_body(
@@ -63,7 +65,8 @@ def messages_body(
         body["system"] = conversation.system
     if request.tools:
         # The order in which tools were registered differs from one session to the next.
-        body["tools"] = [_tool(tool) for tool in sorted(request.tools, key=lambda tool: tool.name)]
+        tools = [_tool(tool) for tool in sorted(request.tools, key=lambda tool: tool.name) if _is_tool(tool)]
+        body.update({"tools": tools} if tools else {})
     if cache:
         _mark(body)
     return body
@@ -134,7 +137,9 @@ def _assistant(item: AssistantInput, blocks: Sequence[Json] | None) -> list[Json
 
 def _result(item: ToolResultInput) -> Json:
     block: Json = {"type": "tool_result", "tool_use_id": _call_id(item.call_id)}
-    if item.content.strip():
+    if item.images:
+        block["content"] = [*_blocks(item.content), *map(_part, item.images)]
+    elif item.content.strip():
         block["content"] = item.content
     if item.is_error:
         block["is_error"] = True
@@ -161,8 +166,15 @@ def _text(text: str) -> Json:
     return {"type": "text", "text": text}
 
 
+def _is_tool(tool: ToolSpec) -> bool:
+    """Whether the API takes its parameters: for one name that it does not, it refuses every request."""
+    properties: Any = tool.parameters.get("properties", {})
+    return isinstance(properties, dict) and all(map(_PARAMETER.fullmatch, cast("Json", properties)))
+
+
 def _tool(tool: ToolSpec) -> Json:
-    named: Json = {"name": tool.name, "input_schema": {"type": "object", **tool.parameters}}
+    schema = {key: value for key, value in tool.parameters.items() if key not in _NOT_AT_THE_TOP}
+    named: Json = {"name": tool.name, "input_schema": {"type": "object", **schema}}
     return {**named, "description": tool.description} if tool.description else named
 
 

@@ -117,7 +117,7 @@ def _report(call: CallInput | None, result: ToolResultInput) -> str:
         sign = _SIGNS.get(str(call.parameters.get("operation")), "?")
         a, b = call.parameters.get("a"), call.parameters.get("b")
         return f"{_plain(a)} {sign} {_plain(b)} = {_value(result.content)}"
-    return f"{name} answered: {result.content}"
+    return " ".join([f"{name} answered: {result.content}", *(f"[{image.mime_type}]" for image in result.images)])
 
 
 def _value(content: str) -> str:

@@ -174,7 +174,7 @@ class LocalModel:
 
     async def _post(self, request: ModelRequest, loaded: _Loaded, deadline: float) -> httpx.Response:
         stop = {"stop": loaded.engine.stop} if loaded.engine.stop else {}
-        body = msgspec.json.encode({**self._body, **stop, **chat_body(request), **self._extra})
+        body = msgspec.json.encode({**self._body, **stop, **chat_body(request, result_images=False), **self._extra})
         headers = {"Content-Type": "application/json"}
         message = loaded.client.build_request("POST", "/v1/chat/completions", content=body, headers=headers)
         try:

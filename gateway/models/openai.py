@@ -33,7 +33,8 @@ _Stream = openai.AsyncStream[object]
 
 class OpenAIModel:
     """`model` is the provider's name for it, `name` ours. `base_url` None is OpenAI itself; `api_key` None is for
-    servers that want none. `extra` is added to the body of every request and wins over what we put there."""
+    servers that want none. `extra` is added to the body of every request and wins over what we put there. `images`
+    says whether the model is shown the images that tools return."""
 
     def __init__(
         self,
@@ -47,11 +48,13 @@ class OpenAIModel:
         temperature: float | None = None,
         extra: Mapping[str, Any] | None = None,
         timeouts: Timeouts | None = None,
+        images: bool = True,
     ) -> None:
         self._name = name
         self._context_window = context_window
         self._max_tokens = max_tokens
         self._timeouts = timeouts or Timeouts()
+        self._images = images
         self._ask_for_usage = True
         # OpenAI's newer models refuse `max_tokens`, and many compatible servers know nothing else.
         limit = "max_completion_tokens" if base_url is None else "max_tokens"
@@ -99,7 +102,7 @@ class OpenAIModel:
         await self._client.close()
 
     async def _open(self, request: ModelRequest, deadline: float) -> _Stream:
-        body = {**self._body, **chat_body(request), **self._extra}
+        body = {**self._body, **chat_body(request, result_images=self._images), **self._extra}
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._post(body)

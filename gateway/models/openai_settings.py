@@ -37,5 +37,6 @@ def build(name: str, spec: ModelSettings, environ: Mapping[str, str]) -> ModelCl
         temperature=spec.temperature,
         extra=spec.extra,
         timeouts=spec.timeouts,
+        images=spec.images,
     )
     return RetryingModel(client, attempts=spec.attempts)

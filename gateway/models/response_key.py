@@ -46,7 +46,7 @@ def _told(item: ModelInput, numbers: dict[str, int]) -> list[Any]:
     if isinstance(item, AssistantInput):
         calls = [[_number(call.id, numbers), call.tool, call.parameters] for call in item.calls]
         return ["assistant", item.content, calls]
-    return ["result", _number(item.call_id, numbers), item.content, item.is_error]
+    return ["result", _number(item.call_id, numbers), item.content, item.is_error, *item.images]
 
 
 def _number(call_id: str, numbers: dict[str, int]) -> int:

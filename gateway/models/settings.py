@@ -30,7 +30,9 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `provider` "openai" uses `model`, the provider's name for it; `base_url`, absent for OpenAI itself; `api_key_env`,
     the environment variable that holds the key (absent: OPENAI_API_KEY without a `base_url`, no key with one); the
     sizes, in tokens; `timeouts`; `attempts`, how often a request is tried before its first piece; and `extra`, fields
-    added to the body of every request. A provider of another package has its own settings in `extra`.
+    added to the body of every request. With `images` false it is not shown the images that tools return, but told that
+    there were some: a model that can't look at images would refuse every request with one. A provider of another
+    package has its own settings in `extra`.
 
     Of every provider: `system` is said before each conversation; `strategy` is what happens to a conversation that is
     longer than the window ("trim" leaves the oldest turns out, "summarise" puts a summary in their place); `fallback`
@@ -50,6 +52,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     delay: Annotated[float, Meta(ge=0)] = 20.0
     timeouts: Timeouts = Timeouts()
     attempts: _Positive = 4
+    images: bool = True
     extra: dict[str, Any] = field(default_factory=dict[str, Any])
     system: str | None = None
     strategy: Literal["trim", "summarise"] = "trim"

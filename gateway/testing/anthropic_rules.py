@@ -17,6 +17,7 @@ Json = dict[str, Any]
 
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+_PROPERTY = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 _MAX_MARKS = 4
 
@@ -58,8 +59,19 @@ def _tools(body: Json) -> Iterator[str]:
         if tool["name"] in names:
             yield "tools: Tool names must be unique."
         names.add(tool["name"])
-        if tool.get("input_schema", {}).get("type") != "object":
+        schema: Json = tool.get("input_schema", {})
+        if schema.get("type") != "object":
             yield f"tools.{place}.custom.input_schema.type: Input should be 'object'"
+        if not all(map(_PROPERTY.fullmatch, schema.get("properties", {}))):
+            yield (
+                f"tools.{place}.custom.input_schema.properties: Property keys should match pattern "
+                "'^[a-zA-Z0-9_.-]{1,64}$'"
+            )
+        if schema.keys() & {"oneOf", "allOf", "anyOf"}:
+            yield (
+                f"tools.{place}.custom.input_schema: input_schema does not support oneOf, allOf, or anyOf at the top "
+                "level"
+            )
 
 
 def _roles(messages: list[Json], *, system_role: bool) -> Iterator[str]:
@@ -92,10 +104,30 @@ def _contents(messages: list[Json]) -> Iterator[str]:
         for block in _blocks(message):
             if block["type"] == "text" and not block["text"].strip():
                 yield f"messages.{place}: text content blocks must contain non-whitespace text"
-            if block["type"] == "image" and block["source"]["media_type"] not in _IMAGES:
-                yield f"messages.{place}.image.source.base64.media_type: Input should be one of {_IMAGES}"
+            if block["type"] == "image":
+                yield from _image(place, block)
+            if block["type"] == "tool_result":
+                yield from _result(place, block)
             if "thinking" in block["type"] and "cache_control" in block:
                 yield f"messages.{place}: cache_control cannot be set for thinking blocks"
+
+
+def _image(place: int, block: Json) -> Iterator[str]:
+    if block["source"]["media_type"] not in _IMAGES:
+        yield f"messages.{place}.image.source.base64.media_type: Input should be one of {_IMAGES}"
+
+
+def _result(place: int, block: Json) -> Iterator[str]:
+    content: Any = block.get("content", [])
+    for part in [] if isinstance(content, str) else cast("list[Json]", content):
+        if part["type"] not in ("text", "image"):
+            yield f"messages.{place}.tool_result.content: Input tag '{part['type']}' found using 'type' does not match"
+        elif part["type"] == "image":
+            yield from _image(place, part)
+        elif not part["text"].strip():
+            yield f"messages.{place}: text content blocks must contain non-whitespace text"
+        if block.get("is_error") and part["type"] != "text":
+            yield f"messages.{place}.tool_result: all content must be type `text` if `is_error` is true"
 
 
 def _calls(messages: list[Json]) -> Iterator[str]:

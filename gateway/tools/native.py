@@ -7,12 +7,13 @@ import functools
 import inspect
 import re
 import types
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, cast, get_type_hints, overload
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, get_type_hints, overload
 
 import msgspec
 from msgspec import Struct
 
+from gateway.core.approval import Rule, rule_of
 from gateway.tools.port import Tool, ToolContext, ToolError, ToolSettings
 from gateway.tools.threads import ToolThreads
 
@@ -108,7 +109,7 @@ def tool(
     idempotent: bool = ...,
     timeout: float = ...,
     idle_timeout: float = ...,
-    approval: Literal["never", "always"] = ...,
+    approval: Rule | Mapping[str, Any] = ...,
     permission: str | None = ...,
     name: str | None = ...,
 ) -> Callable[[Callable[_P, _R]], NativeTool[_P, _R]]: ...
@@ -121,7 +122,7 @@ def tool(
     idempotent: bool = False,
     timeout: float = 300.0,
     idle_timeout: float = 60.0,
-    approval: Literal["never", "always"] = "never",
+    approval: Rule | Mapping[str, Any] = "never",
     permission: str | None = None,
     name: str | None = None,
 ) -> Any:
@@ -132,13 +133,11 @@ def tool(
     if there is any, gets the run's context. `Annotated[int, msgspec.Meta(ge=1, description="…")]` narrows or explains
     a parameter. Raises TypeError or ValueError, naming what is wrong, for a function that can't be a tool.
     """
-    if approval not in ("never", "always"):
-        raise ValueError(f"approval is 'never' or 'always', not {approval!r}")
     settings = ToolSettings(
         idempotent=idempotent,
         timeout=timeout,
         idle_timeout=idle_timeout,
-        approval=approval,
+        approval=rule_of(approval),
         permission=permission,
     )
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import threading
 from collections import Counter
 from typing import Any, Final
 
 import msgspec
 import structlog
 
+from gateway.tools.meter import Meter, clean
 from gateway.tools.port import Tool, ToolContext, ToolError, ToolOutcome
 from protocol.ids import new_id
 
 __all__ = ["ToolRunner"]
 
-MAX_MESSAGE: Final = 1_000
 MAX_EXPLANATION: Final = 10_000
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -29,12 +27,20 @@ class ToolRunner:
     left behind: its task stays here until it ends, and what it returns or reports is dropped. While a tool has
     `max_abandoned` such runs its next ones are refused, so that a broken tool costs itself only. A plain function
     can't be stopped at all; its run ends at once for the turn, and keeps its thread (gateway/tools/threads.py).
+    A tool's limits stand still while it waits for its user, `question_seconds` a question at most.
     """
 
-    def __init__(self, max_result_bytes: int = 1_048_576, max_abandoned: int = 16, grace: float = 1.0) -> None:
+    def __init__(
+        self,
+        max_result_bytes: int = 1_048_576,
+        max_abandoned: int = 16,
+        grace: float = 1.0,
+        question_seconds: float = 600.0,
+    ) -> None:
         self._max_result_bytes = max_result_bytes
         self._max_abandoned = max_abandoned
         self._grace = grace
+        self._question_seconds = question_seconds
         self._abandoned: set[asyncio.Task[Any]] = set()
         self._abandoned_of: Counter[str] = Counter()
         self._closed = False
@@ -49,7 +55,8 @@ class ToolRunner:
 
         `context` says who asked; its `report` is called from the event loop only, with numbers that are finite and
         not negative and a message of at most 1,000 characters, and not after the run's end. The tool may report from
-        any thread; what it reports faster than the loop takes it is passed over for the latest.
+        any thread; what it reports faster than the loop takes it is passed over for the latest. Its `ask` is called
+        from the event loop, is cancelled where the tool waits no more, and not called after the run's end.
         Raises CancelledError when the caller is cancelled, and nothing else.
         """
         if self._closed or self._abandoned_of[tool.name] >= self._max_abandoned:
@@ -61,7 +68,7 @@ class ToolRunner:
             return _failure(str(error), code="invalid_frame")
         except Exception as error:  # noqa: BLE001 - the boundary to foreign code, as in _outcome
             return _crash(tool, error)
-        meter = _Meter(context)
+        meter = Meter(context, self._question_seconds)
         task = asyncio.create_task(_call(tool, meter.context, parameters), name=f"tool {tool.name}")
         late: str | None = None
         try:
@@ -131,43 +138,6 @@ class ToolRunner:
         return ToolOutcome(status="success", result=msgspec.json.decode(encoded))
 
 
-class _Meter:
-    """The context that the tool is given: it cleans what is reported and remembers when, from any thread."""
-
-    def __init__(self, outer: ToolContext) -> None:
-        self._outer = outer
-        self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
-        self._lock = threading.Lock()
-        self._pending: tuple[float, float | None, str | None] | None = None
-        self._open = True
-        self.last = self._loop.time()
-        self.context = ToolContext(outer.principal, outer.context_id, outer.call_id, self._report)
-
-    def close(self) -> None:
-        """Pass on what waits, and nothing after it."""
-        self._forward()
-        self._open = False
-
-    def _report(self, progress: float, total: float | None, message: str | None) -> None:
-        self.last = self._loop.time()
-        text = None if message is None else _clean(message, MAX_MESSAGE)
-        report = (_finite(progress) or 0, None if total is None else _finite(total), text)
-        with self._lock:
-            scheduled = self._pending is not None
-            self._pending = report
-        if threading.get_ident() == self._loop_thread:
-            self._forward()
-        elif not scheduled and self._open:
-            self._loop.call_soon_threadsafe(self._forward)
-
-    def _forward(self) -> None:
-        with self._lock:
-            report, self._pending = self._pending, None
-        if report is not None and self._open:
-            self._outer.report(*report)
-
-
 async def _call(tool: Tool, context: ToolContext, parameters: dict[str, Any]) -> Any:
     try:
         return await tool.run(context, parameters)
@@ -176,24 +146,26 @@ async def _call(tool: Tool, context: ToolContext, parameters: dict[str, Any]) ->
         raise RuntimeError("the tool tried to exit the process") from error
 
 
-async def _watch(task: asyncio.Task[Any], tool: Tool, meter: _Meter) -> str | None:
+async def _watch(task: asyncio.Task[Any], tool: Tool, meter: Meter) -> str | None:
     """Wait for the task's end; answers what to say where it took too long."""
-    loop = asyncio.get_running_loop()
     settings = tool.settings
-    end = loop.time() + settings.timeout
+    end = meter.now + settings.timeout
     while True:
         silent = meter.last + settings.idle_timeout
-        await asyncio.wait({task}, timeout=max(0.0, min(end, silent) - loop.time()))
+        if meter.asking:
+            await meter.answered_or(task)
+        else:
+            await asyncio.wait({task}, timeout=max(0.0, min(end, silent) - meter.now))
         if task.done():
             return None
-        if loop.time() >= end:
+        if meter.now >= end:
             return f"{tool.name} did not end within {settings.timeout:g} s"
-        if loop.time() >= meter.last + settings.idle_timeout:
+        if meter.now >= meter.last + settings.idle_timeout:
             return f"{tool.name} showed no progress for {settings.idle_timeout:g} s"
 
 
 def _failure(text: str, code: Any = None) -> ToolOutcome:
-    return ToolOutcome(status="error", result=_clean(text, MAX_EXPLANATION), code=code)
+    return ToolOutcome(status="error", result=clean(text, MAX_EXPLANATION), code=code)
 
 
 def _crash(tool: Tool, error: BaseException) -> ToolOutcome:
@@ -207,19 +179,3 @@ def _drop_result(task: asyncio.Task[Any]) -> None:
     """Mark the task's exception as seen: its run has another outcome already."""
     if not task.cancelled():
         task.exception()
-
-
-def _finite(number: float) -> float | None:
-    """The number where it can be a progress or a total: finite and not negative. A whole number stays one."""
-    try:
-        value = float(number)
-    except OverflowError:
-        return None
-    if not math.isfinite(value) or value < 0:
-        return None
-    return number if type(number) is int and number <= 2**53 else value
-
-
-def _clean(text: str, length: int) -> str:
-    """At most `length` characters, all of which UTF-8 can carry (a lone surrogate can't go on the wire)."""
-    return text[:length].encode("utf-8", "replace").decode()

@@ -4,6 +4,7 @@ Order, atomicity and errors stated here hold for every adapter. Each method is o
 (log): it happens whole or not at all, and concurrent calls behave as if they came one after another.
 """
 
+from stores.ports.audit import AuditStore
 from stores.ports.cache import Cache
 from stores.ports.contexts import ContextStore
 from stores.ports.errors import (
@@ -16,12 +17,15 @@ from stores.ports.errors import (
     StaleFence,
     StoreError,
     Unavailable,
+    Undecided,
 )
 from stores.ports.keys import KeyStore
+from stores.ports.leases import Leases
 from stores.ports.limits import RateLimits
 from stores.ports.log import EventLog, Follower
 from stores.ports.owners import OwnerStore
 from stores.ports.search import SearchStore
+from stores.ports.secrets import SecretStore
 from stores.ports.sessions import SessionStore
 from stores.ports.signals import Bus, Heartbeats
 from stores.ports.threads import ThreadCache
@@ -29,6 +33,7 @@ from stores.ports.usage import UsageStore
 
 __all__ = [
     "AlreadyAnswered",
+    "AuditStore",
     "Bus",
     "Busy",
     "Cache",
@@ -40,14 +45,17 @@ __all__ = [
     "Heartbeats",
     "IdTaken",
     "KeyStore",
+    "Leases",
     "NotFound",
     "OwnerStore",
     "RateLimits",
     "SearchStore",
+    "SecretStore",
     "SessionStore",
     "StaleFence",
     "StoreError",
     "ThreadCache",
     "Unavailable",
+    "Undecided",
     "UsageStore",
 ]

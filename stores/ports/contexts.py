@@ -18,6 +18,8 @@ from stores.records import (
     NewEvent,
     NewTurn,
     Recorded,
+    Remembered,
+    Sender,
     Summary,
     ThreadRows,
     Turn,
@@ -84,6 +86,7 @@ class ContextStore(Protocol):
         turn: NewTurn | None,
         when_busy: WhenBusy = "queue",
         queue_length: int = 100,
+        sender: Sender | None = None,
     ) -> Accepted:
         """Store a message (or a direct `tool_call`) with its turn, if any; creates the context where missing.
 
@@ -91,7 +94,8 @@ class ContextStore(Protocol):
         context's unended "message" turns: "reject" raises Busy where there is one; "interrupt" marks the one that
         runs or is parked as cancelled, a parked one becoming RUNNING without runner, and puts the new turn before all
         queued ones; "queue" and "steer" wait their turn. Raises Busy too where `queue_length` of them wait already,
-        and IdTaken.
+        and where a later socket of the `sender`'s session was refused the same event so (the newest 32 refusals of a
+        context are remembered): what was refused is not stored, also not by a copy that comes late. Raises IdTaken.
         """
         ...
 
@@ -109,13 +113,19 @@ class ContextStore(Protocol):
 
     async def answer(self, key: ContextKey, event: NewEvent, session_id: str | None) -> Accepted:
         """Store a client's `tool_response` (`event.answers`) and wake the turn if it is parked. Raises NotFound where
-        no such call exists or it is not a client's of that session (None: of any), AlreadyAnswered. The event's
-        `turn_id` must be the call's."""
+        no such call exists or it is not a client's of that session (None: of any), Undecided where a person is to
+        decide first, AlreadyAnswered also where one decided against it, or the turn is over. The event's `turn_id`
+        must be the call's."""
         ...
 
-    async def approve(self, key: ContextKey, event: NewEvent) -> Accepted:
-        """Store a `tool_approval` (`event.decides`) and wake the turn if it is parked. Raises NotFound where no such
-        call exists or it needs no approval, AlreadyAnswered where it was decided or answered."""
+    async def approve(self, key: ContextKey, event: NewEvent, remember: Remembered | None = None) -> Accepted:
+        """Store a `tool_approval` (`event.decides`) and wake the turn if it is parked; with it what to `remember`, in
+        place of what was before, until the context is deleted. Raises NotFound where no such call exists or it needs
+        no approval, AlreadyAnswered where it was decided or answered."""
+        ...
+
+    async def remembered(self, key: ContextKey, definition: str) -> bool | None:
+        """What was decided for the context: whether it is approved; None where nothing is remembered."""
         ...
 
     async def get_call(self, key: ContextKey, call_id: str) -> Call | None: ...
@@ -148,8 +158,8 @@ class ContextStore(Protocol):
 
     async def write(self, key: ContextKey, turn_id: str, fence: int, events: Sequence[NewEvent]) -> Written:
         """Store a turn's events, in order. An id that is stored already is passed over; so is a `tool_response` to a
-        call that has one. A `tool_call` opens its ledger row and, where it has a draft,
-        replaces the turn's draft. Raises Fenced."""
+        call that has one or, where it is `undecided`, was decided. A `tool_call` opens its ledger row and, where it has
+        a draft, replaces the turn's draft. Raises Fenced."""
         ...
 
     async def claim_call(self, key: ContextKey, turn_id: str, fence: int, call_id: str) -> bool:
@@ -164,10 +174,10 @@ class ContextStore(Protocol):
         `order` above `seen` is there. Raises Fenced."""
         ...
 
-    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int) -> bool:
-        """Make the turn PARKED without runner; False where an event that the runner did not write, or a cancel, with
-        an `order` above `seen` is there. (The runner did not write steering messages, approvals, and answers stored
-        by `answer`.) Raises Fenced."""
+    async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None = None) -> bool:
+        """Make the turn PARKED without runner, until `wake_at` (seconds since 1970) at most; False where an event that
+        the runner did not write, or a cancel, with an `order` above `seen` is there. (The runner did not write steering
+        messages, approvals, and answers stored by `answer`.) Raises Fenced."""
         ...
 
     async def release(self, key: ContextKey, turn_id: str, fence: int) -> None:
@@ -194,8 +204,9 @@ class ContextStore(Protocol):
 
     async def turns_to_run(self, alive: Collection[str] | None, limit: int) -> list[Turn]:
         """Turns that want a runner, oldest first: RUNNING or ENDED ones whose runner is None or not in `alive` (None:
-        who lives is not known), and
-        what `next_turn` gives for each context."""
+        who lives is not known), PARKED
+        ones that are to be woken by now, and what `next_turn` gives for each context. It costs nothing that others are
+        parked."""
         ...
 
     # -- reading

@@ -12,6 +12,7 @@ __all__ = [
     "StaleFence",
     "StoreError",
     "Unavailable",
+    "Undecided",
 ]
 
 
@@ -37,6 +38,10 @@ class Busy(StoreError):
 
 class AlreadyAnswered(StoreError):
     """The call has its answer, or its approval was decided: the first one counts."""
+
+
+class Undecided(StoreError):
+    """The call waits for a person, so nobody is to answer it yet."""
 
 
 class Fenced(StoreError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from stores.records import ContextKey, ContextRecord, History, KeyRecord, SessionRecord
+from stores.records import ContextKey, ContextRecord, History, KeyRecord, Remembered, SessionRecord
 
 __all__ = ["OwnerStore"]
 
@@ -20,6 +20,10 @@ class OwnerStore(Protocol):
         """The events with a seq above `seq`, in its order, until their bodies exceed `limit` bytes (one at least);
         where no more are left (`has_more` False), those without seq as well, read in the same transaction. Empty for
         an unknown context."""
+        ...
+
+    async def all_remembered(self, key: ContextKey) -> list[Remembered]:
+        """What was decided for the context, by definition; nothing for an unknown one."""
         ...
 
     async def all_sessions(self, owner: str) -> list[SessionRecord]:

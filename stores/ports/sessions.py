@@ -30,7 +30,8 @@ class SessionStore(Protocol):
         ...
 
     async def sessions_of(self, owner: str, now: float) -> list[SessionRecord]:
-        """The owner's sessions that have not expired at `now` and declare tools; the last put comes first."""
+        """The owner's sessions that have not expired at `now` and declare tools; the one that was taken last comes
+        first."""
         ...
 
     async def delete_expired_sessions(self, now: float) -> int: ...

@@ -1,4 +1,5 @@
-"""The npm packages of tests/e2e/npm, installed once, with the node that comes in a wheel: nothing else is needed."""
+"""The npm packages of a folder such as tests/e2e/npm, installed once, with the node that comes in a wheel: nothing else
+is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FOLDER", "installed", "run_script"]
+__all__ = ["FOLDER", "installed", "node", "run_script"]
 
 FOLDER = Path(__file__).parent / "npm"
 _CACHE = Path(sys.prefix) / "npm-clients"
@@ -28,13 +29,14 @@ def _wheel() -> Path:
     return Path(spec.origin).parent
 
 
-def _node() -> str:
+def node() -> str:
     return str(_wheel() / "bin" / "node")
 
 
-def installed() -> Path:
-    """The folder that holds `node_modules` as package-lock.json pins them. Two test processes may come at once."""
-    lock = (FOLDER / "package-lock.json").read_bytes()
+def installed(folder: Path = FOLDER) -> Path:
+    """The folder that holds `node_modules` as package-lock.json of `folder` pins them. Two test processes may come at
+    once."""
+    lock = (folder / "package-lock.json").read_bytes()
     place = _CACHE / hashlib.sha256(lock).hexdigest()[:16]
     if place.exists():
         return place
@@ -42,11 +44,11 @@ def installed() -> Path:
     work = Path(tempfile.mkdtemp(dir=_CACHE))
     try:
         for name in ("package.json", "package-lock.json"):
-            shutil.copy(FOLDER / name, work)
+            shutil.copy(folder / name, work)
         npm = _wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
         flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]
         env = os.environ | {"PATH": f"{_wheel() / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"}
-        made = subprocess.run([_node(), str(npm), "ci", *flags], cwd=work, env=env, capture_output=True, text=True)
+        made = subprocess.run([node(), str(npm), "ci", *flags], cwd=work, env=env, capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         try:
             work.rename(place)
@@ -64,7 +66,7 @@ async def run_script(packages: Path, folder: Path, name: str, *arguments: str) -
         modules.symlink_to(packages / "node_modules", target_is_directory=True)
     script = Path(shutil.copy(FOLDER / name, folder))
     process = await asyncio.create_subprocess_exec(
-        _node(), str(script), *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        node(), str(script), *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
         async with asyncio.timeout(_SECONDS):

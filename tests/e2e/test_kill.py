@@ -15,18 +15,22 @@ import pytest
 from websockets.exceptions import WebSocketException
 
 from gateway.servers.valkey import ValkeyServer
+from tests.e2e.audits import AUDITOR, audit_of, check_calls
 from tests.e2e.cluster import Cluster
 from tests.e2e.gateways import GatewayProcess
 from tests.e2e.wire import Frame, Wire
 from tests.servers.postgres import database
 
-CONFIG = """
+CONFIG = (
+    """
 [models.demo]
 provider = "demo"
 delay = 1
 [server]
 drain_seconds = 0.1
 """
+    + AUDITOR
+)
 SCRIPT = [sys.executable, "-m", "tests.e2e.crashing_gateway"]
 TURNS = {
     "a tool that must not run twice": 'call charge {"amount": 5}',
@@ -145,7 +149,9 @@ async def test_another_instance_goes_on_after_a_kill_between_any_two_durable_ste
                 for place in range(count):
                     await wire.wait(lambda frame, name=f"chat{place}": _ends(frame, name))
             for place in range(count):
-                _check(await _transcript(living, key, f"chat{place}"), trace)
+                events = await _transcript(living, key, f"chat{place}")
+                _check(events, trace)
+                check_calls(await audit_of(living, context_id=f"chat{place}"), events)
         finally:
             cluster.kill()
 
@@ -189,6 +195,8 @@ async def _crash_once(folder: Path, content: str, place: int) -> None:
             await _restart(gateway)
         frames = await _finish(gateway, key, content)
         assert frames
-        _check(await _transcript(gateway, key), trace)
+        events = await _transcript(gateway, key)
+        _check(events, trace)
+        check_calls(await audit_of(gateway), events)
     finally:
         gateway.kill()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.gateways import GatewayProcess
 
@@ -63,3 +66,51 @@ async def test_the_tool_is_one(tmp_path: Path) -> None:
     os_path = os.environ.get("PYTHONPATH", "")
     await started.start(PYTHONPATH=f"{tmp_path}{os.pathsep}{os_path}")
     started.kill()
+
+
+async def test_the_mcp_servers_with_others_in_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gateway import Gateway, Principal
+    from gateway.settings import Settings
+    from gateway.testing.mcp_plain import plain_command
+    from gateway.testing.mcp_server import FakeMCP
+    from protocol.frames import ToolCall, ToolResponse
+
+    monkeypatch.setenv("GITHUB_TOKEN", "a-token")
+    sections = tomllib.loads(
+        next(text for text in re.findall(r"```toml\n(.*?)```", README, re.DOTALL) if "[mcp." in text)
+    )
+    file = json.loads(next(text for text in re.findall(r"```json\n(.*?)```", README, re.DOTALL)))
+    command, args = plain_command()
+    for server in (sections["mcp"]["files"], file["mcpServers"]["time"]):
+        server |= {"command": command, "args": args}
+    (tmp_path / sections["tools"]["mcp_servers"]).write_text(json.dumps(file))
+    sections["tools"]["mcp_servers"] = str(tmp_path / sections["tools"]["mcp_servers"])
+    github = FakeMCP()
+    async with github.http() as sections["mcp"]["github"]["url"]:
+        settings = Settings.of(
+            store={"url": f"sqlite:///{tmp_path / 'readme.db'}"},
+            models={"demo": {"provider": "demo", "delay": 0}},
+            **sections,
+        )
+        calls: dict[str, ToolCall] = {}
+        answers: dict[str, ToolResponse] = {}
+        gateway, ann = Gateway(settings), Principal(tenant="t", subject="ann")
+        async with gateway.running(), gateway.connect(ann) as client, asyncio.timeout(30):
+            said = "\n".join(f'call {server}__echo {{"text": "to {server}"}}' for server in ("files", "github", "time"))
+            async for event in await client.ask(said, "chat"):
+                if isinstance(event, ToolCall):
+                    calls[event.tool] = event
+                    if event.approval == "required":
+                        await client.approve("chat", event.id)
+                elif isinstance(event, ToolResponse):
+                    answers[event.tool_call_id] = event
+    assert {tool: call.approval for tool, call in calls.items()} == {
+        "files__echo": "required",
+        "github__echo": "required",
+        "time__echo": None,
+    }
+    assert len({call.message_id for call in calls.values()}) == 1
+    assert {tool: answers[call.id].result for tool, call in calls.items()} == {
+        f"{server}__echo": f"to {server}" for server in ("files", "github", "time")
+    }
+    assert github.calls[0].headers["authorization"] == "Bearer a-token"

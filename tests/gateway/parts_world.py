@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 from gateway.active_contexts import ActiveContexts
 from gateway.assembly import Assembler
 from gateway.auth.principal import Principal
+from gateway.consent import Consent
+from gateway.core.approval import Approvals
 from gateway.core.inputs import ModelInput, TextInput, ToolResultInput
 from gateway.core.policy import Policy
 from gateway.core.stored_turn import StoredTurn
@@ -45,6 +47,7 @@ from protocol.frames import (
 from protocol.ids import new_id
 from stores.hot import Hot
 from stores.memory import MemoryBus, MemoryCache, MemoryHeartbeats, MemoryLog
+from stores.memory_leases import MemoryLeases
 from stores.memory_limits import MemoryRateLimits
 from stores.memory_threads import MemoryThreadCache
 from stores.ports import ThreadCache
@@ -135,7 +138,13 @@ class Model:
         store = self._store
         rows = await store.load_turn(KEY, turn.id)
         assert rows is not None
-        routes = Routes(Catalog(ToolRegistry(TOOLS)), ToolRunner(), Policy({}), DeclaredTools(store, MemoryCache()))
+        routes = Routes(
+            Catalog(ToolRegistry(TOOLS)),
+            ToolRunner(),
+            Policy({}),
+            DeclaredTools(store, MemoryCache()),
+            Consent(Approvals({}, {}), store),
+        )
         assembler = Assembler(ActiveContexts(store), {"m": self}, routes)
         unknown = StoredTurn(Claimed(rows=rows, newest=-1, born=-1))
         return (await assembler.assemble(turn, decode_request(turn.request), unknown)).request.inputs
@@ -151,7 +160,7 @@ class Shared:
         self.model = Model(store)
         self.threads = threads
         self.log, self.bus, self.heartbeats = MemoryLog(), MemoryBus(), MemoryHeartbeats()
-        self.cache, self.limits = MemoryCache(), MemoryRateLimits()
+        self.cache, self.limits, self.leases = MemoryCache(), MemoryRateLimits(), MemoryLeases()
 
     @property
     def hot(self) -> Hot:
@@ -164,6 +173,7 @@ class Shared:
             cache=self.cache,
             tickets=MemoryCache(),
             limits=self.limits,
+            leases=self.leases,
             threads=self.threads,
             tasks=(),
             close=close,

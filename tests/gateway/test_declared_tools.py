@@ -7,18 +7,21 @@ import asyncio
 import pytest
 
 import gateway.declared_tools
+from gateway.consent import Consent
+from gateway.core.approval import Approvals
 from gateway.core.policy import Policy
-from gateway.declared_tools import DeclaredTools
+from gateway.declared_tools import DeclaredTools, as_offered
 from gateway.routing import Routes
 from gateway.tools.catalog import Catalog
 from gateway.tools.registry import ToolRegistry
 from gateway.tools.runner import ToolRunner
 from protocol.codec import encode
-from protocol.frames import Hello, ToolSpec
+from protocol.frames import Hello, Ping, ToolSpec
 from stores.memory import MemoryCache
 from stores.ports import Unavailable
 from stores.records import SessionRecord
 from tests.gateway.session_world import ALICE, BROWSER, SessionWorld, settled
+from tests.reference_store import ReferenceStore
 
 OWNER = ALICE.owner
 CAMERA = ToolSpec(name="camera", description="a camera", parameters={"type": "object"})
@@ -194,10 +197,33 @@ async def test_a_hello_that_declares_nothing_costs_nobody_a_look() -> None:
 async def test_who_asks_is_told_that_it_can_not_be_known_now() -> None:
     world = SessionWorld()
     tools = DeclaredTools(world.store, world.cache, lambda: world.now)
-    routes = Routes(Catalog(ToolRegistry([])), ToolRunner(), Policy({}), tools)
+    consent = Consent(Approvals({}, {}), ReferenceStore())
+    routes = Routes(Catalog(ToolRegistry([])), ToolRunner(), Policy({}), tools, consent)
     world.calls.away.add("store.of")
     async with asyncio.timeout(5):
         with pytest.raises(Unavailable):
-            await routes.route_for(ALICE, None, "browser")
+            await routes.known(ALICE, None, "browser")
         with pytest.raises(Unavailable):
             await routes.client_tools(ALICE, None)
+
+
+async def test_models_are_offered_so_many_of_an_owners_and_the_senders_first() -> None:
+    world = SessionWorld()
+    for session in range(4):
+        specs = [ToolSpec(f"s{session}_{n}", "", {"type": "object"}, "always") for n in range(100)]
+        declare(world, f"session{session}", *specs)
+    consent = Consent(Approvals({}, {}), ReferenceStore())
+    routes = Routes(Catalog(ToolRegistry([])), ToolRunner(), Policy({}), instance(world), consent)
+    tools = await routes.client_tools(ALICE, "session1")
+    assert [sum(name.startswith(f"s{session}_") for name in tools) for session in range(4)] == [0, 100, 56, 100]
+    assert next(iter(tools)) == "s1_0"
+    known = await routes.known(ALICE, "session1", "s1_0")
+    assert known is not None
+    assert (known.runs_on, known.session_id, known.approval) == ("client", "session1", "always")
+
+
+def test_what_is_declared_is_kept_as_models_may_be_shown_it() -> None:
+    assert as_offered(Hello()) == Hello()
+    shown = as_offered(Hello(tools=[ToolSpec("look", "Look\u200b here", {"oneOf": [{}], "properties": {}}, "first")]))
+    assert shown == Hello(tools=[ToolSpec("look", "Look here", {"type": "object", "properties": {}}, "first")])
+    assert as_offered(Ping(id="p")) == Ping(id="p")

@@ -12,6 +12,7 @@ import gateway
 
 def test_every_name_is_there() -> None:
     assert set(gateway.__all__) == {
+        "Answer",
         "Authenticate",
         "Client",
         "Gateway",

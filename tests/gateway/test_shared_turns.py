@@ -14,7 +14,7 @@ import gateway.turns
 from gateway.recovery import Recovery
 from gateway.stored_events import new_event
 from gateway.turns import Turns
-from protocol.frames import Ack, Cancel, Hello, Message, SendMessage, TurnEnd
+from protocol.frames import Ack, Cancel, Hello, Message, SendMessage, ToolCall, ToolResponse, TurnEnd
 from stores.ports import StoreError, Unavailable
 from stores.records import LogBatch, NewTurn, Turn, TurnState
 from tests.gateway.parts_world import KEY, Device, Instance, Shared, shared
@@ -269,6 +269,37 @@ async def test_a_turn_that_failed_where_there_is_no_room_is_anybodys(
             monkeypatch.setattr(turns, "_limit", 10)
             world.model.go_on.set()
             assert (await device.until(TurnEnd)).status == "complete"
+
+
+async def test_a_turn_that_is_given_up_leaves_no_call_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.turns, "_MAX_ATTEMPTS", 1)
+    call = ToolCall(
+        context_id=KEY.id,
+        turn_id="m",
+        id="k",
+        tool="locate",
+        parameters={},
+        timestamp="2026-01-01T00:00:00.000Z",
+        runs_on="client",
+        session_id="sess_1",
+    )
+    async with shared(tmp_path) as world, world.instance() as one:
+        device = await waiting_turn(world, one)
+        (run,) = turns_of(one)._runs.values()  # pyright: ignore[reportPrivateUsage]
+
+        def fail() -> None:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(run, "_inputs", fail)
+        await world.store.write(KEY, "m", run.turn.fence, [new_event(call)])
+        run.poke()
+        async with asyncio.timeout(MOST):
+            answer = await device.until(ToolResponse)
+            assert (answer.tool_call_id, answer.status) == ("k", "interrupted")
+            assert (await device.until(TurnEnd)).status == "failed"
+        rows = await world.store.load_turn(KEY, "m")
+        assert rows is not None
+        assert rows.calls["k"].answered
 
 
 async def test_the_end_of_a_turn_that_is_given_up_is_said_though_the_log_refuses_it_at_first(

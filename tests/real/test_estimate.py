@@ -10,6 +10,8 @@ import pytest
 
 from gateway.active_contexts import ActiveContexts
 from gateway.assembly import Assembler, Prompt
+from gateway.consent import Consent
+from gateway.core.approval import Approvals
 from gateway.core.policy import Policy
 from gateway.core.stored_turn import StoredTurn
 from gateway.declared_tools import DeclaredTools
@@ -59,7 +61,13 @@ async def test_after_ten_turns_the_estimate_is_within_two_percent(base_url: str,
         "local", MODEL, None, base_url, context_window=CONTEXT_WINDOW, max_tokens=48, extra={"stop": [STOP]}
     )
     store = await SqliteStore.open(tmp_path / "store.db")
-    routes = Routes(Catalog(ToolRegistry(())), ToolRunner(), Policy({}), DeclaredTools(store, MemoryCache()))
+    routes = Routes(
+        Catalog(ToolRegistry(())),
+        ToolRunner(),
+        Policy({}),
+        DeclaredTools(store, MemoryCache()),
+        Consent(Approvals({}, {}), store),
+    )
     assembler = Assembler(ActiveContexts(store), {"local": model}, routes)
     request = TurnRequest(tenant="t", subject="ann", roles=None, model="local", tools=())
 

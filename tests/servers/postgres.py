@@ -27,8 +27,8 @@ __all__ = [
 
 _WIPE = """
 DELETE FROM contexts; DELETE FROM events; DELETE FROM turns; DELETE FROM calls; DELETE FROM cancels; DELETE FROM pins;
-DELETE FROM summaries; DELETE FROM search_texts; DELETE FROM sessions; DELETE FROM keys; DELETE FROM usage;
-DELETE FROM usage_ids
+DELETE FROM summaries; DELETE FROM remembered; DELETE FROM search_texts; DELETE FROM sessions; DELETE FROM keys;
+DELETE FROM usage; DELETE FROM usage_ids; DELETE FROM secrets; DELETE FROM audit
 """
 
 _running: list[tuple[PostgresServer, Path]] = []

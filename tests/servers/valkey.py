@@ -12,7 +12,7 @@ from redis import Redis
 
 from gateway.servers.valkey import ValkeyServer, run_valkey
 
-__all__ = ["age_heartbeats", "command", "fresh_prefix", "keys_of", "valkey"]
+__all__ = ["age_heartbeats", "age_leases", "command", "fresh_prefix", "keys_of", "valkey"]
 
 _prefixes = count(1)
 
@@ -48,3 +48,10 @@ def age_heartbeats(url: str, prefix: str, seconds: float) -> None:
     """Bring the ends of the prefix's heartbeats nearer, as if time had passed."""
     for member in command(url, "ZRANGE", f"{prefix}:heartbeats", 0, -1):
         command(url, "ZINCRBY", f"{prefix}:heartbeats", -round(seconds * 1000), member)
+
+
+def age_leases(url: str, prefix: str, seconds: float) -> None:
+    """Bring the ends of the prefix's leases nearer, as if time had passed."""
+    for key in keys_of(url, f"{prefix}:lease"):
+        for member in command(url, "ZRANGE", key, 0, -1):
+            command(url, "ZINCRBY", key, -round(seconds * 1000), member)

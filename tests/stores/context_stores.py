@@ -99,7 +99,7 @@ async def open_mixed(folder: Path, clock: Callable[[], float]) -> AsyncGenerator
 
 @asynccontextmanager
 async def open_reference(folder: Path, clock: Callable[[], float]) -> AsyncGenerator[ReferenceStore]:
-    yield ReferenceStore()
+    yield ReferenceStore(clock)
 
 
 # ---- what is stored

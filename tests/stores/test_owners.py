@@ -184,7 +184,7 @@ async def test_a_scrub_gives_up_where_another_process_reads_on_and_does_it_later
 ) -> None:
     monkeypatch.setattr(sqlite_file, "_SCRUB_TRIES", 2)
     async with open_sqlite(tmp_path, Clock()) as store:
-        await store.submit(KEY, NewEvent(id="m", type="message", body=b"secret"), None)
+        await store.submit(KEY, NewEvent(id="m", type="message", body=b"zeppelin"), None)
         other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
         other.execute("BEGIN")
         other.execute("SELECT count(*) FROM events").fetchone()
@@ -194,7 +194,7 @@ async def test_a_scrub_gives_up_where_another_process_reads_on_and_does_it_later
         other.execute("COMMIT")
         other.close()
         assert await store.scrub()
-        assert b"secret" not in on_disk(tmp_path)
+        assert b"zeppelin" not in on_disk(tmp_path)
 
 
 async def test_what_a_crash_left_is_erased_at_the_next_start(tmp_path: Path) -> None:

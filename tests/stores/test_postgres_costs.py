@@ -13,7 +13,7 @@ import pytest
 from stores.postgres import PostgresStore
 from stores.postgres_database import Limits, PostgresDatabase
 from stores.postgres_migrate import ROLE, migrate_database
-from stores.records import ContextKey, NewEvent, Summary
+from stores.records import ContextKey, NewEvent, Remembered, Summary
 from tests.servers.postgres import administrator, new_database, postgres_server
 from tests.stores.context_stores import (
     NEWEST,
@@ -50,6 +50,8 @@ INSERT INTO pins (owner, context_id, id)
 SELECT 't/o' || n % 20, 'c' || n, 'e' || m FROM generate_series(1, 1000) n, generate_series(1, 10) m;
 INSERT INTO summaries (owner, context_id, turn_id, first_id, turns, text, ord)
 SELECT 't/o' || n % 20, 'c' || n, 't' || m, 'e1', m, '', m FROM generate_series(1, 1000) n, generate_series(1, 10) m;
+INSERT INTO remembered (owner, context_id, definition, approved)
+SELECT 't/o' || n % 20, 'c' || n, 't' || m, true FROM generate_series(1, 1000) n, generate_series(1, 10) m;
 INSERT INTO search_texts (owner, context_id, ord, terms)
 SELECT 't/o' || n % 20, 'c' || n, m, '' FROM generate_series(1, 1000) n, generate_series(1, 10) m;
 ANALYZE
@@ -88,15 +90,16 @@ async def _nothing(connection: object) -> None: ...
 
 
 Call = Callable[[PostgresStore, int], Awaitable[object]]
-_ASKED = tool_call("ask", "a", "client", needs_approval=True)
+_ASKED = [tool_call("ask", "a", "client", needs_approval=True), tool_call("do", "a", "client")]
 
 CALLS: dict[str, tuple[Call, int]] = {
     "submit": (lambda store, n: store.submit(KEY, message(f"m{n}", f"m{n}"), turn(f"m{n}")), 4),
     "submit, interrupting": (lambda store, n: store.submit(KEY, message("i", "i"), turn("i"), "interrupt"), 4),
     "steer": (lambda store, n: store.steer(KEY, "a", message(f"s{n}", "a")), 4),
     "cancel": (lambda store, n: store.cancel(KEY, f"x{n}", "m0", None), 4),
-    "approve": (lambda store, n: store.approve(KEY, approval("p", "ask", "a")), 4),
-    "answer": (lambda store, n: store.answer(KEY, response("r", "ask", "a"), None), 4),
+    "approve": (lambda store, n: store.approve(KEY, approval("p", "ask", "a"), Remembered("pay", approved=True)), 4),
+    "remembered": (lambda store, n: store.remembered(KEY, "pay"), 3),
+    "answer": (lambda store, n: store.answer(KEY, response("r", "do", "a"), None), 4),
     "write": (lambda store, n: store.write(KEY, "a", 2, [tool_call(f"c{n}", "a"), response(f"r{n}", "c0", "a")]), 4),
     "claim_call": (lambda store, n: store.claim_call(KEY, "a", 2, "ask"), 3),
     "park": (lambda store, n: store.park(KEY, "a", 2, NEWEST), 3),
@@ -128,7 +131,7 @@ _SUMMARY = Summary(turn_id="a", first_id="a", turns=1, text="")
 async def _under_way(store: PostgresStore) -> None:
     """A conversation with a turn that runs, one that waits, and a call that asks a client."""
     fence = (await running(store, KEY)).fence
-    await store.write(KEY, "a", fence, [_ASKED])
+    await store.write(KEY, "a", fence, _ASKED)
     await store.submit(KEY, message("m0", "m0"), turn("m0"))
     await store.record(KEY, await epoch_of(store, KEY), {"a": 1})
     await store.claim(KEY, "a", "inst", 1)
@@ -203,6 +206,34 @@ async def _explain_all(admin: asyncpg.Connection[asyncpg.Record], watched: Watch
             for owner in ("*", KEY.owner):
                 scans = await _scans(admin, query, arguments, owner)
                 _judge(name, query, scans)
+
+
+async def test_turns_that_are_parked_cost_nothing_where_one_looks_for_turns_to_run() -> None:
+    name = await new_database()
+    url = postgres_server().url_of(name)
+    await migrate_database(url, 5)
+    async with administrator(name) as admin, _watched(url) as (store, queries):
+        await admin.execute(_TURNS.format(state="'running'", count=20, wake_at="NULL"))
+        pages: list[int] = []
+        for parked in (50, 5000):
+            wake_at = "CASE WHEN n % 4 > 0 THEN 2000 + n END"
+            await admin.execute(_TURNS.format(state="'parked'", count=parked, wake_at=wake_at))
+            await admin.execute("VACUUM ANALYZE turns")
+            assert await store.turns_to_run(["inst"], 200) == []
+            query, arguments = next(each for each in queries if "turns" in each[0])
+            async with admin.transaction():
+                await admin.execute(f"SET LOCAL ROLE {ROLE}; SET LOCAL tidegate.owner = '*'")
+                plan = json.loads(await admin.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", *arguments))
+            pages.append(plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"])
+    # What the height of its indexes adds for each of the partitions; to read all of the turns would take hundreds.
+    assert pages[1] <= pages[0] + 3 * 8, pages
+
+
+_TURNS = """
+INSERT INTO turns (owner, context_id, id, kind, state, request, place, created_at, runner, wake_at)
+SELECT 't/o', {state} || n, 'a' || {count}, 'message', {state}, '', n, n, 'inst', {wake_at}
+FROM generate_series(1, {count}) n
+"""
 
 
 def _hashable(query: Query) -> Query:

@@ -10,23 +10,26 @@ import pytest
 from stores.postgres import PostgresStore
 from stores.postgres_database import EVERYTHING, Limits, PostgresDatabase
 from stores.postgres_migrate import ROLE, migrate_database
-from stores.records import ContextKey, KeyRecord, SessionRecord
+from stores.records import ContextKey, KeyRecord, Remembered, SessionRecord
 from stores.store_url import StoreUrlError
 from tests.servers.postgres import administrator, new_database, postgres_server
-from tests.stores.context_stores import message, response, running, tool_call, used
+from tests.stores.context_stores import approval, message, response, running, tool_call, used
 
 ANN, BOB = ContextKey("t/ann", "conv"), ContextKey("t/bob", "conv")
-OF_A_CONTEXT = ["contexts", "events", "turns", "calls", "cancels", "pins", "summaries"]
-OF_AN_OWNER = [*OF_A_CONTEXT, "sessions", "usage", "usage_ids"]
+OF_A_CONTEXT = ["contexts", "events", "turns", "calls", "cancels", "pins", "summaries", "remembered"]
+OF_AN_OWNER = [*OF_A_CONTEXT, "sessions", "usage", "usage_ids", "secrets"]
 
 
 async def fill(store: PostgresStore) -> None:
     """Something of two owners in every table but `pins` and `summaries`."""
     for key in (ANN, BOB):
         claimed = await running(store, key)
-        await store.write(key, "a", claimed.fence, [tool_call("c", "a"), response("r", "c", "a")])
+        asked = tool_call("asked", "a", needs_approval=True)
+        await store.write(key, "a", claimed.fence, [tool_call("c", "a"), response("r", "c", "a"), asked])
+        await store.approve(key, approval("p", "asked", "a"), Remembered("pay@1", approved=True))
         await store.cancel(key, "x", "a", None)
         await store.add_usage(key, "u", used("2026-01-01", subject=key.owner.partition("/")[2]))
+        await store.put_secret(key.owner, "s", b"sealed", None)
         await store.put_session(SessionRecord(id=key.owner, owner=key.owner, attempt=1, expires_at=1e12))
     await store.add_key(KeyRecord(id="k", digest=b"k", tenant="t", subject="ann", role=None, created_at=0))
 
@@ -48,7 +51,7 @@ async def count(database: PostgresDatabase, owner: str, table: str) -> int:
 async def test_the_rows_are_there(database: PostgresDatabase) -> None:
     for table in OF_AN_OWNER:
         assert await count(database, EVERYTHING, table) == 0 or table not in ("pins", "summaries")
-    assert await count(database, EVERYTHING, "events") == 6
+    assert await count(database, EVERYTHING, "events") == 10
 
 
 @pytest.mark.parametrize("table", [*OF_AN_OWNER, "keys"])
@@ -75,7 +78,9 @@ async def test_an_owner_sees_and_changes_its_rows_alone(database: PostgresDataba
 async def test_nothing_can_be_stored_in_anothers_name(database: PostgresDatabase, owner: str) -> None:
     for change in (
         "INSERT INTO pins (owner, context_id, id) VALUES ('t/bob', 'conv', 'm')",
+        "INSERT INTO remembered (owner, context_id, definition, approved) VALUES ('t/bob', 'conv', 'm', true)",
         "INSERT INTO usage_ids (owner, id, day) VALUES ('t/bob', 'm', '')",
+        "INSERT INTO secrets (owner, name, value, version) VALUES ('t/bob', 'm', '', 1)",
         "INSERT INTO search_texts (owner, context_id, ord, terms) VALUES ('t/bob', 'conv', 99, '')",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
@@ -126,7 +131,7 @@ async def test_an_ordinary_role_owns_its_tables_and_is_bound_all_the_same() -> N
     await store.close()
     database = await PostgresDatabase.open(url, Limits())
     assert await count(database, "", "events") == 0
-    assert await count(database, "t/ann", "events") == 3
+    assert await count(database, "t/ann", "events") == 5
     await database.close()
 
 

@@ -152,7 +152,7 @@ async def test_orders_have_no_gap_and_follow_the_commits(
 @pytest.mark.parametrize("kind", ["answer", "approve"])
 async def test_one_answers_and_one_decides(stores: Sequence[PostgresStore], postgres: str, kind: str, _: int) -> None:
     claimed = await running(stores[0], KEY)
-    asked = tool_call("c", "a", "client", needs_approval=True)
+    asked = tool_call("c", "a", "client", needs_approval=kind == "approve")
     await stores[0].write(KEY, "a", claimed.fence, [asked])
     await stores[0].park(KEY, "a", claimed.fence, NEWEST)
 

@@ -82,12 +82,15 @@ async def test_an_owners_sessions_are_those_that_declare_tools_and_have_not_expi
     assert await store.sessions_of("t/nobody", 10) == []
 
 
-async def test_of_an_owners_sessions_the_last_put_comes_first(store: Store) -> None:
-    for name in ("s2", "s1", "s3", "s1", "s2"):
+async def test_of_an_owners_sessions_the_one_taken_last_comes_first(store: Store) -> None:
+    for name in ("s2", "s1", "s3"):
+        await store.take_session(session(name), 0)
+    for name in ("s1", "s2", "s1"):
+        # It follows another context, and declares nothing.
         await store.put_session(session(name))
-    assert [found.id for found in await store.sessions_of("t/ann", 0)] == ["s2", "s1", "s3"]
-    await store.take_session(session("s3"), 0)
-    assert [found.id for found in await store.sessions_of("t/ann", 0)] == ["s3", "s2", "s1"]
+    assert [found.id for found in await store.sessions_of("t/ann", 0)] == ["s3", "s1", "s2"]
+    await store.take_session(session("s2"), 0)
+    assert [found.id for found in await store.sessions_of("t/ann", 0)] == ["s2", "s3", "s1"]
 
 
 # ---- sessions and who holds them

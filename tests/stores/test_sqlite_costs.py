@@ -28,14 +28,14 @@ def _conversation(path: Path, length: int) -> sqlite3.Connection:
     seq = 0
     for number in range(length):
         id = f"t{number}"
-        clients.submit(db, KEY, message(id, id), turn(id), "queue", 100, 0.0)
+        clients.submit(db, KEY, message(id, id), turn(id), "queue", 100, None, 0.0)
         turns.claim(db, KEY, id, "inst", 0)
         turns.write(db, KEY, id, 1, [tool_call(f"c{number}", id), response(f"r{number}", f"c{number}", id)], 0.0)
         turns.end_turn(db, KEY, id, 1, [end(id)], 1 << 62, 0.0)
         names = [id, f"c{number}", f"r{number}", f"{id}/end"]
         turns.record(db, KEY, 0, {name: seq + place for place, name in enumerate(names, start=1)})
         seq += len(names)
-    clients.submit(db, KEY, message("now", "now"), turn("now"), "queue", 100, 0.0)
+    clients.submit(db, KEY, message("now", "now"), turn("now"), "queue", 100, None, 0.0)
     turns.claim(db, KEY, "now", "inst", 0)
     db.execute("COMMIT")
     return db
@@ -58,8 +58,10 @@ def _steps(db: sqlite3.Connection, work: Work) -> int:
 
 
 CALLS: dict[str, Work] = {
-    "submit": lambda db: clients.submit(db, KEY, message("n", "n"), turn("n"), "queue", 100, 0.0),
-    "submit, interrupting": lambda db: clients.submit(db, KEY, message("n", "n"), turn("n"), "interrupt", 100, 0.0),
+    "submit": lambda db: clients.submit(db, KEY, message("n", "n"), turn("n"), "queue", 100, None, 0.0),
+    "submit, interrupting": lambda db: clients.submit(
+        db, KEY, message("n", "n"), turn("n"), "interrupt", 100, None, 0.0
+    ),
     "cancel": lambda db: clients.cancel(db, KEY, "x", None, None),
     "active_turn": lambda db: turns.active_turn(db, KEY),
     "next_turn": lambda db: turns.next_turn(db, KEY),
@@ -74,12 +76,32 @@ CALLS: dict[str, Work] = {
         turns.record(db, KEY, 0, {"now": 1 << 40}),
     ),
     "unsequenced": lambda db: turns.unsequenced(db, KEY, None),
-    "turns_to_run": lambda db: turns.turns_to_run(db, ["inst"], 10),
+    "turns_to_run": lambda db: turns.turns_to_run(db, ["inst"], 10, 0.0),
     "stray_contexts": lambda db: turns.stray_contexts(db, 10),
     "history": lambda db: turns.history(db, KEY, None, 5),
     "open_calls": lambda db: turns.open_calls(db, KEY, 1 << 39),
     "thread": lambda db: threads.thread(db, KEY, None, 5),
 }
+
+
+def _parked(path: Path, parked: int) -> sqlite3.Connection:
+    """A turn that runs, and so many that wait, most of them until a time that has not come."""
+    db = _conversation(path, 1)
+    db.execute("BEGIN")
+    for number in range(parked):
+        key = ContextKey("t/ann", f"conv{number}")
+        clients.submit(db, key, message("a", "a"), turn("a"), "queue", 100, None, 0.0)
+        turns.claim(db, key, "a", "inst", 0)
+        assert turns.park(db, key, "a", 1, 1 << 62, 1000.0 + number if number % 4 else None)
+    db.execute("COMMIT")
+    return db
+
+
+def test_turns_that_are_parked_cost_nothing_where_one_looks_for_turns_to_run(tmp_path: Path) -> None:
+    with closing(_parked(tmp_path / "few.db", 10)) as few, closing(_parked(tmp_path / "many.db", 1000)) as many:
+        steps = [_steps(db, lambda db: turns.turns_to_run(db, ["inst"], 10, 999.0)) for db in (few, many)]
+        assert 0 < steps[1] <= steps[0] + 10, steps
+        assert len(turns.turns_to_run(many, ["inst"], 5000, 3000.0)) == 750
 
 
 @pytest.fixture(scope="module")

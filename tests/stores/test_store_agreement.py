@@ -21,7 +21,9 @@ from stores.records import (
     Accepted,
     Claimed,
     ContextKey,
+    EventRow,
     NewEvent,
+    Remembered,
     Summary,
     Turn,
     TurnRows,
@@ -160,7 +162,9 @@ async def _answer(store: ContextStore, step: Step) -> object:
 
 async def _approve(store: ContextStore, step: Step) -> object:
     call_id, turn_id = await _turn_of_call(store, step)
-    return await store.approve(step.key, approval(f"p{step.turn}", call_id, turn_id))
+    remember = Remembered("pay", approved=step.well) if step.n % 2 else None
+    event = replace(approval(f"p{step.turn}", call_id, turn_id), denies=step.n == 0)
+    return await store.approve(step.key, event, remember)
 
 
 async def _claim(store: ContextStore, step: Step) -> object:
@@ -202,7 +206,9 @@ async def _end(store: ContextStore, step: Step) -> object:
 
 
 async def _park(store: ContextStore, step: Step) -> object:
-    return await store.park(step.key, step.turn, await _fence(store, step), await _seen(store, step))
+    # Woken at once, never, or in a time that does not come.
+    wake_at = (0.0, None, 1e12, 1e12)[step.n]
+    return await store.park(step.key, step.turn, await _fence(store, step), await _seen(store, step), wake_at)
 
 
 async def _release(store: ContextStore, step: Step) -> object:
@@ -268,9 +274,11 @@ OpenAsked = Callable[[Path, Callable[[], float]], AbstractAsyncContextManager[As
 def _comparable(answer: Any) -> Any:
     if isinstance(answer, Turn):
         return replace(answer, created_at=0)
+    if isinstance(answer, EventRow):
+        return replace(answer, stored_at=0)
     if isinstance(answer, TurnRows):
         calls = sorted(answer.calls.values(), key=lambda call: call.id)
-        return _comparable(answer.turn), list(answer.events), calls, list(answer.cancels)
+        return _comparable([answer.turn, *answer.events]), calls, list(answer.cancels)
     if isinstance(answer, Claimed):
         return _comparable(answer.rows), answer.newest
     if isinstance(answer, Accepted):
@@ -318,6 +326,7 @@ async def _look(store: ContextStore) -> dict[str, object]:
             f"{key.id} thread": _thread(store, key),
             f"{key.id} active": store.active_turn(key),
             f"{key.id} open calls": store.open_calls(key, 4),
+            f"{key.id} remembered": store.remembered(key, "pay"),
         }
     looks = dict(zip(asked, await asyncio.gather(*map(_ask, asked.values())), strict=True))
     for key in KEYS:

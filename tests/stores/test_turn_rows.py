@@ -8,7 +8,7 @@ import pytest
 
 from protocol.frames import WhenBusy
 from stores.ports import AlreadyAnswered, Busy, ContextStore, Fenced, IdTaken, NotFound
-from stores.records import Accepted, ContextKey, Recorded, TurnState
+from stores.records import Accepted, ContextKey, Recorded, Sender, TurnState
 from tests.stores.context_stores import (
     ALL,
     NEWEST,
@@ -122,6 +122,42 @@ async def test_reject_refuses_where_a_message_turn_is_unended(any_store: Context
             await any_store.park(A, "a", 1, NEWEST)
     assert await any_store.load_turn(A, "b") is None
     assert ids([row for row, _ in await any_store.unsequenced(A)]) == ["a"]
+
+
+async def test_what_a_later_socket_was_refused_an_earlier_one_does_not_store(any_store: ContextStore) -> None:
+    fence = (await running(any_store, A)).fence
+    early, late, other = Sender("s1", 1), Sender("s1", 2), Sender("s2", 0)
+
+    async def submit(sender: Sender | None, id: str = "b") -> Accepted:
+        return await any_store.submit(A, message(id, id), turn(id), "reject", 100, sender)
+
+    for _ in range(2):
+        with pytest.raises(Busy):
+            await submit(late)
+    assert await any_store.end_turn(A, "a", fence, [end("a")], NEWEST) is not None
+    await sequence(any_store, A, a=1, a_end=2)
+    # A copy that was held up, of a message that its user knows was refused.
+    with pytest.raises(Busy):
+        await submit(early)
+    assert await any_store.find_event(A, "b") is None
+    # Whoever tries again later, or over HTTP, or from elsewhere, is somebody new; so is another message.
+    assert (await submit(late)).turn_id == "b"
+    assert (await submit(early)).duplicate
+    for sender in (other, None, early):
+        with pytest.raises(Busy):
+            await submit(sender, "c")
+
+
+async def test_the_newest_refusals_are_remembered(any_store: ContextStore) -> None:
+    fence = (await running(any_store, A)).fence
+    for number in range(40):
+        with pytest.raises(Busy):
+            await any_store.submit(A, message(f"b{number}"), turn(f"b{number}"), "reject", 100, Sender("s1", 2))
+    assert await any_store.end_turn(A, "a", fence, [end("a")], NEWEST) is not None
+    await sequence(any_store, A, a=1, a_end=2)
+    for number in range(39, 7, -1):
+        with pytest.raises(Busy):
+            await any_store.submit(A, message(f"b{number}"), turn(f"b{number}"), "queue", 100, Sender("s1", 1))
 
 
 async def test_reject_looks_only_at_unended_message_turns(any_store: ContextStore) -> None:

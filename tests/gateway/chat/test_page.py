@@ -54,3 +54,14 @@ def test_calls_in_one_line() -> None:
     parameters = {"word": "x" * 5000}
     assert "x" * 5000 in asked_line(call("x", "t", parameters=parameters)), "who decides sees all of it"
     assert len(ended_line(Ended(call("x", "t", parameters=parameters), "success", "y" * 5000))) < 400
+
+
+def test_questions_in_words() -> None:
+    asked = call(
+        "q", "t", message_id=None, approval="required", asked_by="x", parameters={"message": "Which\n\x1bone?"}
+    )
+    assert asked_line(asked) == "dig asks: Which\none?"
+    assert ended_line(Ended(asked, "success", {"city": "Rome"})) == 'dig: answered {"city":"Rome"}'
+    assert ended_line(Ended(asked, "success", {})) == "dig: answered"
+    assert ended_line(Ended(asked, "denied", "no")) == "dig: declined no"
+    assert ended_line(Ended(asked, "cancelled", None)) == "dig: not answered"

@@ -142,6 +142,20 @@ def test_a_call_waits_for_a_person_until_somebody_decides() -> None:
     assert take(view, response("y", "t", status="denied")) == [Ended(None, "denied", "done")]
 
 
+def test_a_question_is_asked_and_answered_and_does_not_run() -> None:
+    view = View()
+    for name, approved in (("q", True), ("r", False)):
+        asked = call(name, "t", message_id=None, approval="required", asked_by="x")
+        assert take(view, asked) == [Asked(asked)]
+        approval = ToolApproval(context_id="c", turn_id="t", tool_call_id=name, approved=approved)
+        assert take(view, approval) == []
+        assert take(view, response(name, "t", {}, "success" if approved else "denied")) == [
+            Ended(asked, "success" if approved else "denied", {})
+        ]
+        assert not view.asked
+        assert not view.running
+
+
 def test_ends_give_their_reason() -> None:
     error = ErrorBody(code="provider_error", message="no answer", retryable=False)
     for frame, reason in (

@@ -77,7 +77,8 @@ def test_a_conversation_in_plain_text() -> None:
     steps = [message("u", "u", content=parts), call("c1", "u", "a"), answer("c1", "u")]
     path = nodes([message("rules", None, "system")], [*steps, message("a", "u", "assistant", ""), end("u")], turn("t"))
     assert transcript(path[::-1], 10_000) == (
-        'System: rules\nUser: look [an image] [docs:1]\nTool charge {"amount":1} answered: paid\nUser: t\nAssistant: ta'
+        "System: rules\n[Resource docs:1 was not read]\nUser: look [an image] [docs:1]\n"
+        'Tool charge {"amount":1} answered: paid\nUser: t\nAssistant: ta'
     )
 
 

@@ -57,6 +57,12 @@ def test_who_knows_of_more_than_the_turn_is_not_told_less() -> None:
     assert since(claimed([5], 5), 6) is None
 
 
+def test_all_that_is_known_comes_in_order_whenever_it_was_read() -> None:
+    stored = claimed([5, 9], 9)
+    stored.read([row(7), row(5)], [])
+    assert [row.order for row in stored.rows] == [5, 7, 9]
+
+
 def test_what_the_runner_wrote_is_known() -> None:
     stored = claimed([5], 5)
     stored.wrote("t1", [event("a"), event("b")], Written(passed=(), newest=7))

@@ -57,6 +57,12 @@ def test_an_image_costs_the_same_however_many_bytes_it_has() -> None:
     assert guess(image(4), rough_count) == guess(image(400_000), rough_count)
 
 
+def test_images_of_a_result_count() -> None:
+    png = ImagePart(mime_type="image/png", data="AAAA")
+    plain, drawn = (ToolResultInput("c1", "x", is_error=False, images=images) for images in ((), (png, png)))
+    assert guess(drawn, rough_count) - guess(plain, rough_count) == 2 * 1024
+
+
 def test_weights_add_up() -> None:
     assert Weight(1, 2).plus(Weight(10, 20)) == Weight(11, 22)
 

@@ -1,126 +1,38 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import count
-from typing import Literal
-
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.turn import TurnMachine
-from gateway.core.turn_effects import Append, CallModel, Effect, End, Park, Publish, Route, RunTool, StopModel, Store
+from gateway.core.turn_effects import Append, CallModel, End, Park, Publish, Route, RunTool, StopModel, Store
 from gateway.core.turn_effects import StopTool as StopToolEffect
 from gateway.core.turn_state import LEGAL, CallState, IllegalTransition, Phase, Recovered, TurnCall, Written
 from protocol.frames import (
     Delta,
-    DurableEvent,
-    ErrorBody,
     Message,
     MessageStart,
-    ToolApproval,
     ToolCall,
-    ToolProgress,
     ToolResponse,
     TurnEnd,
     Usage,
 )
+from tests.gateway.core.turn_parts import (
+    ASK,
+    CLIENT,
+    FINAL,
+    RETRYABLE,
+    assistant,
+    begun,
+    called,
+    decided,
+    machine,
+    responded,
+    resumed,
+    said,
+    statuses,
+    stored,
+    the_end,
+)
 from tests.gateway.core.turn_rig import CONTEXT, TURN, user_message
-
-RETRYABLE = ErrorBody(code="provider_overloaded", message="busy", retryable=True)
-FINAL = ErrorBody(code="provider_error", message="no", retryable=False)
-ASK = Route(ask=True)
-CLIENT = Route(runs_on="client", session_id="sess_1")
-
-
-def machine(*, kind: Literal["message", "tool"] = "message", max_steps: int = 4, max_retries: int = 1) -> TurnMachine:
-    ids = count(1)
-    return TurnMachine(
-        context_id=CONTEXT,
-        turn_id=TURN,
-        kind=kind,
-        model="m",
-        max_steps=max_steps,
-        max_retries=max_retries,
-        mint=lambda prefix: f"{prefix}{next(ids)}",
-        now=lambda: "now",
-        step_id=lambda step: f"msg_{step}",
-    )
-
-
-def begun(**options: int) -> TurnMachine:
-    turn = machine(**options)  # type: ignore[arg-type]
-    turn.begin(Recovered(events=[user_message(TURN)]))
-    return turn
-
-
-def assistant(id: str, text: str, status: Literal["complete", "truncated", "cancelled"] = "complete") -> Message:
-    return Message(
-        context_id=CONTEXT,
-        turn_id=TURN,
-        id=id,
-        content=text,
-        role="assistant",
-        timestamp="now",
-        status=status,
-        model="m",
-    )
-
-
-def called(id: str, message_id: str | None = "msg_0", route: Route = Route()) -> ToolCall:  # noqa: B008 - a constant
-    return ToolCall(
-        context_id=CONTEXT,
-        turn_id=TURN,
-        id=id,
-        tool="charge",
-        parameters={"amount": 1},
-        timestamp="now",
-        runs_on=route.runs_on,
-        session_id=route.session_id,
-        message_id=message_id,
-        approval="required" if route.ask else None,
-    )
-
-
-def decided(id: str, *, approved: bool, edited: bool = False, reason: str | None = None) -> ToolApproval:
-    parameters = {"amount": 2} if edited else None
-    return ToolApproval(
-        context_id=CONTEXT, turn_id=TURN, tool_call_id=id, approved=approved, parameters=parameters, reason=reason
-    )
-
-
-def responded(id: str, status: Literal["success", "cancelled"] = "success") -> ToolResponse:
-    return ToolResponse(
-        context_id=CONTEXT,
-        turn_id=TURN,
-        id=f"resp_{id}",
-        tool_call_id=id,
-        result=None,
-        status=status,
-        timestamp="now",
-    )
-
-
-def stored(effects: Sequence[Effect]) -> list[DurableEvent]:
-    events: list[DurableEvent] = []
-    for effect in effects:
-        if isinstance(effect, Store | End):
-            events += effect.events
-    return events
-
-
-def said(effects: Sequence[Effect]) -> list[MessageStart | Delta | ToolProgress]:
-    return [effect.event for effect in effects if isinstance(effect, Publish)]
-
-
-def the_end(effects: Sequence[Effect]) -> TurnEnd:
-    end = stored(effects)[-1]
-    assert isinstance(end, TurnEnd)
-    return end
-
-
-def statuses(effects: Sequence[Effect]) -> list[str]:
-    return [event.status for event in stored(effects) if isinstance(event, ToolResponse)]
-
 
 # ---- one step
 
@@ -376,11 +288,6 @@ def test_a_direct_call_is_a_turn_without_a_model() -> None:
 
 
 # ---- taking over
-
-
-def resumed(*events: DurableEvent, **found: object) -> tuple[TurnMachine, list[Effect]]:
-    turn = machine()
-    return turn, turn.begin(Recovered(events=[user_message(TURN), *events], **found))  # type: ignore[arg-type]
 
 
 def test_a_turn_that_has_ended_is_over() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.core.inputs import AssistantInput, ModelInput, ToolResultInput
 from gateway.core.turn_inputs import inputs_of
-from protocol.frames import DurableEvent, ResponseStatus, TextPart, ToolApproval, ToolCall
+from protocol.frames import DurableEvent, ImagePart, ResponseStatus, TextPart, ToolApproval, ToolCall
 from tests.gateway.core.conversations import answer, call, message, paid, said, user
 
 
@@ -55,6 +55,18 @@ def test_an_answer_in_words(status: ResponseStatus, result: Any, words: str) -> 
     asked = [message("u", "t"), call("c1", "t", "a"), message("a", "t", "assistant")]
     answered = read(*asked, answer("c1", "t", result, status))
     assert answered[-1] == ToolResultInput("c1", words, is_error=status != "success")
+
+
+def test_an_answer_with_images() -> None:
+    data = "iVBORw0KGgo="
+    parts = [{"type": "text", "text": "see"}, {"type": "image", "mime_type": "image/png", "data": data}]
+    asked = [message("u", "t"), call("c1", "t", "a"), message("a", "t", "assistant")]
+    image = ImagePart(mime_type="image/png", data=data)
+    assert read(*asked, answer("c1", "t", {"content": parts}))[-1] == ToolResultInput("c1", "see", False, (image,))
+    # A failure is in words: providers take no images in one.
+    failed = read(*asked, answer("c1", "t", {"content": parts}, "error"))[-1]
+    assert isinstance(failed, ToolResultInput)
+    assert failed.images == ()
 
 
 def test_a_call_without_an_answer_is_answered_so() -> None:

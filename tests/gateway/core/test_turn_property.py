@@ -9,7 +9,8 @@ from typing import Literal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.turn_effects import Append, Effect, Route
+from gateway.core.resources import is_read, uris_of
+from gateway.core.turn_effects import Append, Effect, Route, TellTool
 from gateway.core.turn_state import Phase
 from protocol.frames import ErrorBody, Message, ToolApproval, ToolCall, ToolResponse, TurnEnd
 from tests.gateway.core.turn_rig import (
@@ -17,6 +18,7 @@ from tests.gateway.core.turn_rig import (
     IDEMPOTENT,
     MAX_STEPS,
     TURN,
+    WAITS,
     Rig,
     event_id,
     user_message,
@@ -37,8 +39,8 @@ ROUTES = (
 class World:
     """Chooses what happens next by numbers, among what can happen now."""
 
-    def __init__(self) -> None:
-        self.rig = Rig()
+    def __init__(self, resources: Sequence[str] = ()) -> None:
+        self.rig = Rig(resources)
         self.said = 0
 
     def choose(self, number: int) -> None:
@@ -55,7 +57,8 @@ class World:
         if rig.over or rig.parked:
             return []
         reads: list[Callable[[], None]] = [rig.read_inputs, lambda: rig.flush(2), rig.flush]
-        return [*reads, *reads, rig.lose_log, rig.start, *(lambda n=n: self.crash_in(n) for n in range(3))]
+        crashes = [lambda n=n: self.crash_in(n) for n in range(3)]
+        return [*reads, *reads, rig.tick, rig.tick, rig.lose_log, rig.start, *crashes]
 
     def model_may(self) -> list[Callable[[], None]]:
         rig = self.rig
@@ -78,13 +81,15 @@ class World:
             *(lambda call_id=call_id: self.finish_tool(call_id, "success") for call_id in tools),
             *(lambda call_id=call_id: self.finish_tool(call_id, "timeout") for call_id in tools),
             *(lambda call_id=call_id: self.progress(call_id) for call_id in tools),
+            *(lambda call_id=call_id: self.ask(call_id) for call_id in [*tools, *tools]),
+            *(lambda question=question: self.withdraw(question) for question in list(self.rig.asking)),
         ]
 
     def people_may(self) -> list[Callable[[], None]]:
         rig = self.rig
         if rig.over:
             return []
-        actions: list[Callable[[], None]] = []
+        actions: list[Callable[[], None]] = [lambda: rig.wait(1), lambda: rig.wait(8), lambda: rig.wait(30)]
         for call in rig.unanswered():
             if rig.undecided(call):
                 actions += [
@@ -95,7 +100,7 @@ class World:
             elif rig.with_client(call):
                 actions.append(lambda call=call: self.answer(call))
         if not rig.cancelled:
-            actions += [self.steer, self.steer, rig.cancel]
+            actions += [self.steer, self.steer, lambda: self.steer(["docs:steer", "docs:same"]), rig.cancel]
             actions += [lambda call_id=call_id: rig.cancel_call(call_id) for call_id in list(rig.calls)[-3:]]
         return actions
 
@@ -118,11 +123,19 @@ class World:
         self.rig.do(step)
 
     def finish_tool(self, call_id: str, status: Literal["success", "timeout"]) -> None:
-        self.rig.tools.discard(call_id)
+        self.rig.end_tool(call_id)
         self.rig.do(lambda: self.rig.machine.tool_done(call_id, status, {"ok": True}))
 
     def progress(self, call_id: str) -> None:
         self.rig.do(lambda: self.rig.machine.tool_progress(call_id, 1, 2, None))
+
+    def ask(self, call_id: str) -> None:
+        self.said += 1
+        self.rig.ask(call_id, f"question_{self.said}")
+
+    def withdraw(self, question_id: str) -> None:
+        del self.rig.asking[question_id]
+        self.rig.do(lambda: self.rig.machine.withdrawn(question_id))
 
     def decide(self, call: ToolCall, *, approved: bool, parameters: dict[str, object] | None = None) -> None:
         self.rig.input(
@@ -144,9 +157,9 @@ class World:
             )
         )
 
-    def steer(self) -> None:
+    def steer(self, resources: Sequence[str] = ()) -> None:
         self.said += 1
-        self.rig.input(user_message(f"steer_{self.said}"))
+        self.rig.input(user_message(f"steer_{self.said}", resources=resources))
 
     def settle(self) -> None:
         """Everybody does what is waited for; the turn must come to its end."""
@@ -184,8 +197,17 @@ def check(rig: Rig) -> None:
         if call_id in rig.decisions and not rig.decisions[call_id].approved:
             assert response.status in ("denied", "cancelled")
     for call in rig.calls.values():
+        if call.asked_by is not None:
+            assert stored.index(call.asked_by) < stored.index(call.id), "a call asks, and then has its own answer"
+            assert stored.index(call.id) < stored.index(rig.answers[call.asked_by].id)
+            continue
+        if is_read(call):
+            continue
         assert call.message_id in stored, "a call's message is closed"
         assert stored.index(call.id) < stored.index(call.message_id or "")
+    check_questions(rig)
+    check_waiting(rig)
+    check_readings(rig)
     assert rig.logged == set(stored), "the log has everything that is stored"
     assert not rig.open, "no message is left open"
     assert ended[0].steps == sum(isinstance(row, Message) and row.role == "assistant" for row in rig.rows)
@@ -193,8 +215,44 @@ def check(rig: Rig) -> None:
     check_unread(rig, ended[0])
     for call_id in rig.refused:
         assert rig.answers[call_id].status == "error"
-    runs = Counter(run.call_id for run in rig.runs if run.tool != IDEMPOTENT)
+    runs = Counter(run.call_id for run in rig.runs if not rig.idempotent(rig.calls[run.call_id]))
     assert all(times == 1 for times in runs.values())
+
+
+def check_questions(rig: Rig) -> None:
+    """What a tool was told is what is stored; nobody runs who waits for an answer."""
+    assert not rig.asking
+    for question_id, told in rig.told.items():
+        if question_id not in rig.answers:
+            assert told.action == "cancel"
+            continue
+        answer, decision = rig.answers[question_id], rig.decisions.get(question_id)
+        if told.action == "cancel":
+            assert answer.status == "cancelled"
+            continue
+        assert decision is not None
+        assert (told.action, told.content, answer.status) == (
+            ("accept", decision.parameters or {}, "success") if decision.approved else ("decline", None, "denied")
+        )
+
+
+def check_waiting(rig: Rig) -> None:
+    """Whom a call waits for has all of the time there is, and no more than until somebody looks at the clock."""
+    for call in rig.calls.values():
+        nobody_came = rig.answers[call.id].status == "timeout" and call.id not in rig.claimed
+        if nobody_came:
+            seconds = WAITS.approval if rig.undecided(call) else WAITS.client
+            assert call.asked_by is None
+            assert rig.undecided(call) or rig.with_client(call)
+            assert seconds is not None
+            assert rig.waited_for(call) >= seconds
+
+
+def check_readings(rig: Rig) -> None:
+    """Messages are read in order, each of their resources once."""
+    said = [row for row in rig.rows if isinstance(row, Message) and row.role == "user"]
+    wanted = [uri for row in said for uri in uris_of(row)]
+    assert wanted[: len(rig.readings())] == rig.readings()
 
 
 def check_unread(rig: Rig, end: TurnEnd) -> None:
@@ -208,9 +266,9 @@ def check_unread(rig: Rig, end: TurnEnd) -> None:
         assert end.steps == MAX_STEPS
 
 
-@given(st.lists(st.integers(0, 1 << 20), max_size=120))
-def test_a_turn_keeps_the_rules_whatever_happens(choices: list[int]) -> None:
-    world = World()
+@given(st.lists(st.integers(0, 1 << 20), max_size=120), st.sampled_from([(), ("docs:a", "docs:b", "docs:a")]))
+def test_a_turn_keeps_the_rules_whatever_happens(choices: list[int], resources: tuple[str, ...]) -> None:
+    world = World(resources)
     for choice in choices:
         world.choose(choice)
     world.settle()
@@ -222,5 +280,6 @@ def test_a_turn_keeps_the_rules_whatever_happens(choices: list[int]) -> None:
     assert machine.steer(late) == [Append(late)]
     for call_id in world.rig.calls:
         assert machine.tool_done(call_id, "success", None) == machine.cancel_call(call_id) == []
-        assert machine.tool_progress(call_id, 1, None, None) == []
+        assert machine.tool_progress(call_id, 1, None, None) == machine.withdrawn(call_id) == []
+        assert machine.asked(call_id, "late", {}) == [TellTool("late", "cancel")]
     assert machine.phase is Phase.OVER

@@ -8,7 +8,7 @@ import pytest
 from gateway.core.inputs import ModelInput, TextInput, ToolResultInput
 from gateway.core.thread import Node, Thread
 from gateway.core.window import Cut, TooLong, Window, choose, shorten
-from protocol.frames import DurableEvent
+from protocol.frames import DurableEvent, ImagePart
 from tests.gateway.core.conversations import message, turn
 
 
@@ -159,3 +159,29 @@ def test_what_fits_is_left_as_it_is() -> None:
 
 def test_what_a_person_said_is_not_shortened() -> None:
     assert shorten([TextInput("user", "x" * 5_000), result(600)], 1_000, cost) is None
+
+
+def test_what_was_read_for_a_message_loses_its_middle() -> None:
+    read = TextInput("user", "x" * 5_000, resource="docs:a")
+    shorter = shorten([read, TextInput("user", "how?"), result(600)], 3_000, cost)
+    assert shorter is not None
+    assert sum(map(cost, shorter)) <= 3_000
+    assert "characters are left out here" in str(shorter[0].content)
+    seen = TextInput("user", [ImagePart(mime_type="image/png", data="AAAA")], resource="docs:a")
+    assert shorten([seen], 0, lambda _: 1.0) is None
+
+
+def test_images_of_results_are_left_out_where_texts_are_not_enough() -> None:
+    def cost_of_images(item: ModelInput) -> float:
+        return cost(item) + 1_000 * len(item.images) if isinstance(item, ToolResultInput) else cost(item)
+
+    png = ImagePart(mime_type="image/png", data="AAAA")
+    drawn = ToolResultInput("c", "x" * 600, is_error=False, images=(png, png))
+    inputs: list[ModelInput] = [TextInput("user", "how?"), drawn, result(5_000), drawn]
+    shorter = shorten(inputs, 4_500, cost_of_images)
+    assert shorter is not None
+    assert sum(map(cost_of_images, shorter)) <= 4_500
+    images = [len(item.images) for item in shorter if isinstance(item, ToolResultInput)]
+    assert images == [0, 0, 2]
+    assert "2 images are left out here" in str(shorter[1])
+    assert shorten([drawn], 500, cost_of_images) is None

@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count
 
+from gateway.core.deadlines import Waits, since_when
+from gateway.core.resources import is_read, uris_of
 from gateway.core.turn import TurnMachine
 from gateway.core.turn_effects import (
     Append,
     CallModel,
     Effect,
     End,
+    Expire,
     Park,
     Publish,
     Route,
@@ -19,6 +22,7 @@ from gateway.core.turn_effects import (
     StopModel,
     StopTool,
     Store,
+    TellTool,
 )
 from gateway.core.turn_state import Phase, Recovered, Written
 from protocol.frames import (
@@ -33,10 +37,22 @@ from protocol.frames import (
     TurnEnd,
 )
 
-__all__ = ["CONTEXT", "IDEMPOTENT", "MAX_RETRIES", "MAX_STEPS", "TURN", "Crash", "Rig", "event_id", "user_message"]
+__all__ = [
+    "CONTEXT",
+    "IDEMPOTENT",
+    "MAX_RETRIES",
+    "MAX_STEPS",
+    "TURN",
+    "WAITS",
+    "Crash",
+    "Rig",
+    "event_id",
+    "user_message",
+]
 
 CONTEXT, TURN = "conv_1", "msg_user"
 MAX_STEPS, MAX_RETRIES = 4, 1
+WAITS = Waits(client=10, approval=20)
 IDEMPOTENT = "lookup"
 
 
@@ -44,9 +60,16 @@ class Crash(Exception):
     """The runner is gone."""
 
 
-def user_message(id: str, content: str = "hello") -> Message:
+def user_message(id: str, content: str = "hello", resources: Sequence[str] | None = None) -> Message:
     return Message(
-        context_id=CONTEXT, turn_id=TURN, id=id, content=content, role="user", timestamp="now", status="complete"
+        context_id=CONTEXT,
+        turn_id=TURN,
+        id=id,
+        content=content,
+        role="user",
+        timestamp="now",
+        status="complete",
+        resources=list(resources) if resources is not None else None,
     )
 
 
@@ -60,10 +83,11 @@ def event_id(event: DurableEvent) -> str:
 
 
 class Rig:
-    """One turn. `crash_in` counts the durable steps that are left before the runner is gone (None: it lives on)."""
+    """One turn, of a message that names `resources`. `crash_in` counts the durable steps that are left before the
+    runner is gone (None: it lives on)."""
 
-    def __init__(self) -> None:
-        self.rows: list[DurableEvent] = [user_message(TURN)]
+    def __init__(self, resources: Sequence[str] = ()) -> None:
+        self.rows: list[DurableEvent] = [user_message(TURN, resources=resources)]
         self.calls: dict[str, ToolCall] = {}
         self.claimed: set[str] = set()
         self.answers: dict[str, ToolResponse] = {}
@@ -77,8 +101,12 @@ class Rig:
         self.open: dict[str, Written] = {}
         self.refused: set[str] = set()
         self.runs: list[RunTool] = []
+        self.told: dict[str, TellTool] = {}
         self.crash_in: int | None = None
         self.takeovers = 0
+        self.now = 0.0
+        self.wake_at: float | None = None
+        self.stored_at: dict[str, float] = {TURN: 0.0}
         self._ids = count(1)
         self.machine: TurnMachine
         self.start()
@@ -97,11 +125,14 @@ class Rig:
             mint=lambda prefix: f"{prefix}{next(self._ids)}",
             now=lambda: "now",
             step_id=lambda step: f"msg_{step}",
+            read_id=lambda message_id, place: f"read_{message_id}_{place}",
+            waits=WAITS,
         )
         self.parked = False
         self.crash_in = None
         self.streaming: str | None = None
         self.tools: set[str] = set()
+        self.asking: dict[str, str] = {}  # the questions whose tools wait, with the calls that asked
         self.outbox: list[Event] = []
         self.own = {event_id(event) for event in self.rows}
         self.read_upto = len(self.rows)
@@ -110,12 +141,14 @@ class Rig:
         live = next(iter(self.open.values()), None)
         found = Recovered(
             events=tuple(self.rows),
-            interrupted=frozenset(c for c in self.claimed - set(self.answers) if self.calls[c].tool != IDEMPOTENT),
+            interrupted=frozenset(c for c in self.claimed - set(self.answers) if not self.idempotent(self.calls[c])),
             cancelled_calls=frozenset(self.cancelled_calls),
             live=live,
             draft=self.draft,
             begun_before=self.takeovers > 0,
             cancelled=self.cancelled,
+            since=since_when((row, self.stored_at[event_id(row)]) for row in self.rows),
+            now=self.now,
         )
         self.takeovers += 1
         self.do(lambda: self.machine.begin(found))
@@ -163,21 +196,38 @@ class Rig:
                 self._boundary()
                 self._write(events)
                 self._boundary()
-            case CallModel(message_id=message_id):
-                assert self.streaming in (None, message_id)
+            case Expire():
+                self._expire(effect)
+            case CallModel():
+                assert self.streaming in (None, effect.message_id)
                 assert not set(self.calls) - set(self.answers), "a step begins when all calls are answered"
-                self.streaming = message_id
+                self._check_read(effect.reads)
+                self.streaming = effect.message_id
             case StopModel():
                 self.streaming = None
             case RunTool():
                 self._run_tool(effect)
             case StopTool(call_id=call_id):
                 assert call_id in self.tools
-                self.tools.discard(call_id)
+                self.end_tool(call_id)
+            case TellTool(question_id=question_id):
+                assert question_id in self.answers or question_id not in self.calls, "told before it is stored"
+                if self.asking.pop(question_id, None) is not None:
+                    self.told[question_id] = effect
             case Park():
-                self._park()
+                self._park(effect)
             case End():
                 self._end(effect)
+
+    def _check_read(self, reads: str | None) -> None:
+        """What a step is given was read."""
+        said = [row for row in self.rows if isinstance(row, Message) and row.role == "user"]
+        given = said[: 1 + next((n for n, row in enumerate(said) if row.id == reads), 0)]
+        wanted = [uri for row in given for uri in uris_of(row)]
+        assert self.readings()[: len(wanted)] == wanted
+
+    def readings(self) -> list[str]:
+        return [call.parameters["uri"] for call in self.calls.values() if is_read(call)]
 
     def _write(self, events: Sequence[DurableEvent]) -> None:
         """As a store does: an answer to a call that has one is passed over."""
@@ -185,17 +235,31 @@ class Rig:
             if isinstance(event, ToolResponse) and event.tool_call_id in self.answers:
                 continue
             self._insert(event)
+            if isinstance(event, ToolCall):
+                self.machine.stored(event.id, self.now)
             self.own.add(event_id(event))
             self.outbox.append(event)
+
+    def _expire(self, effect: Expire) -> None:
+        self._boundary()
+        acted = set(self.answers) | (set(self.decisions) & effect.undecided)
+        kept = [event for event in effect.events if event.tool_call_id not in acted]
+        self._write(kept)
+        self._boundary()
+        if kept:
+            self._all(self.machine.expired([event.tool_call_id for event in kept]))
 
     def _insert(self, event: DurableEvent) -> None:
         assert event_id(event) not in {event_id(row) for row in self.rows}, "stored twice"
         self.rows.append(event)
+        self.stored_at[event_id(event)] = self.now
         if isinstance(event, ToolCall):
             self.calls[event.id] = event
             self.draft = self.machine.written or self.draft
         elif isinstance(event, ToolResponse):
             self.answers[event.tool_call_id] = event
+            left = [c.id for c in self.unanswered() if c.asked_by == event.tool_call_id]
+            assert not left, "a question is answered no later than its call"
         elif isinstance(event, ToolApproval):
             self.decisions[event.tool_call_id] = event
 
@@ -207,21 +271,23 @@ class Rig:
         decision = self.decisions.get(call.id)
         assert call.runs_on == "server"
         assert call.id not in self.refused
+        assert call.asked_by is None, "a question is not run"
         if call.approval is not None:
             assert decision is not None
             assert decision.approved
         edited = decision.parameters if decision is not None else None
         assert effect.parameters == (call.parameters if edited is None else edited)
         assert effect.tool == call.tool
-        if call.tool != IDEMPOTENT:
+        if not self.idempotent(call):
             assert call.id not in self.claimed, "run twice"
         self.claimed.add(call.id)
         self._boundary()
         self.runs.append(effect)
         self.tools.add(call.id)
 
-    def _park(self) -> None:
+    def _park(self, effect: Park) -> None:
         for call in self.unanswered():
+            assert call.asked_by is None, "parked though a tool runs"
             assert self.undecided(call) or self.with_client(call) or call.id in self.decisions, "parked too early"
         assert not self.tools
         assert self.streaming is None
@@ -232,6 +298,7 @@ class Rig:
             return
         self.flush()
         self.parked = True
+        self.wake_at = effect.wake_at
 
     def _end(self, effect: End) -> None:
         self._boundary()
@@ -250,6 +317,10 @@ class Rig:
     def read_inputs(self) -> None:
         self.do(lambda: (self.read_inputs_now(), ())[1])
 
+    def tick(self) -> None:
+        """Whatever was stored meanwhile is not read yet."""
+        self.do(lambda: self.machine.tick(self.now))
+
     def read_inputs_now(self) -> None:
         for row in self.rows[self.read_upto :]:
             if event_id(row) in self.own:
@@ -257,7 +328,7 @@ class Rig:
             self.own.add(event_id(row))
             match row:
                 case ToolApproval():
-                    self._all(self.machine.approval(row))
+                    self._all(self.machine.approval(row, self.stored_at[event_id(row)]))
                 case ToolResponse():
                     self._all(self.machine.answered(row))
                 case Message():
@@ -271,6 +342,7 @@ class Rig:
             self._all(self.machine.cancel_call(call_id))
         if self.cancelled:
             self._all(self.machine.cancel())
+        self._all(self.machine.tick(self.now))
 
     def _all(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -314,6 +386,21 @@ class Rig:
         again = [effect.event for effect in self.machine.republish() if isinstance(effect, Publish)]
         self.outbox = [*again, *(row for row in self.rows if event_id(row) in self.own - recorded)]
 
+    # ---- tools
+
+    def idempotent(self, call: ToolCall) -> bool:
+        return call.tool == IDEMPOTENT or is_read(call)
+
+    def ask(self, call_id: str, question_id: str) -> None:
+        """A running tool asks its user."""
+        self.asking[question_id] = call_id
+        self.do(lambda: self.machine.asked(call_id, question_id, {"message": "sure?"}))
+
+    def end_tool(self, call_id: str) -> None:
+        """The tool, and what it waits for, is gone."""
+        self.tools.discard(call_id)
+        self.asking = {question: call for question, call in self.asking.items() if call != call_id}
+
     # ---- what others do
 
     def unanswered(self) -> list[ToolCall]:
@@ -329,6 +416,17 @@ class Rig:
     @property
     def over(self) -> bool:
         return self.machine.phase is Phase.OVER
+
+    def wait(self, seconds: float) -> None:
+        """Time goes by; a parked turn is woken when it is to be."""
+        self.now += seconds
+        if self.parked and self.wake_at is not None and self.wake_at <= self.now:
+            self.start()
+
+    def waited_for(self, call: ToolCall) -> float:
+        """How long the call, which has its answer, could be acted on."""
+        since = since_when((row, self.stored_at[event_id(row)]) for row in self.rows)[call.id]
+        return self.stored_at[self.answers[call.id].id] - since
 
     def input(self, event: DurableEvent) -> None:
         """Somebody else stored an event for the turn; a parked one is woken."""
@@ -350,4 +448,5 @@ class Rig:
         before = set(self.calls)
         self.do(lambda: self.machine.call(tool, parameters, route))
         if route.refusal is not None:
-            self.refused |= set(self.calls) - before
+            # A runner that had to take over meanwhile may have begun to read.
+            self.refused |= {id for id in set(self.calls) - before if not is_read(self.calls[id])}

@@ -23,6 +23,7 @@ from protocol.frames import (
     Snapshot,
     TextPart,
     ToolApproval,
+    ToolCall,
     ToolProgress,
     ToolResponse,
     TurnEnd,
@@ -83,6 +84,8 @@ def check_turn(reader: AgUiReader, rig: Rig, feed: Sequence[Event | Snapshot]) -
         if isinstance(row, Message):
             assert isinstance(row.content, str)
             wanted[row.id] = row.content
+        elif isinstance(row, ToolCall) and row.message_id is None:
+            wanted[row.id] = ""  # what reads or asks is of no message: it has one of its own
         elif isinstance(row, ToolResponse):
             found = reader.find(row.id)
             assert found is not None

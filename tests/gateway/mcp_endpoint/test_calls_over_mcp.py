@@ -183,6 +183,18 @@ async def test_who_shows_nothing_or_comes_from_another_page_is_refused(tmp_path:
         assert nobody.headers["www-authenticate"] == "Bearer"
         foreign = await http.post("/mcp?user=ann", json={}, headers={"origin": "https://elsewhere.example"})
         assert (foreign.status_code, foreign.json()["error"]["code"]) == (403, "forbidden")
+        # A page whose name was made to lead here is of the origin that it speaks to.
+        headers = {"host": "elsewhere.example", "origin": "http://elsewhere.example"}
+        rebound = await http.post("/mcp?user=ann", json={}, headers=headers)
+        assert (rebound.status_code, rebound.json()["error"]["code"]) == (403, "forbidden")
+        own = await http.post("/mcp?user=ann", json={}, headers={"origin": url})
+        assert own.status_code not in (401, 403)
+    allowed = {"origins": ["https://chat.example"]}
+    other = tmp_path / "other"
+    other.mkdir()
+    async with serving(other, server=allowed) as (url, _), httpx2.AsyncClient(base_url=url) as http:
+        named = await http.post("/mcp?user=ann", json={}, headers={"origin": "https://chat.example"})
+        assert named.status_code not in (401, 403)
 
 
 async def test_limits_hold_over_mcp_too(tmp_path: Path) -> None:

@@ -233,3 +233,41 @@ def test_no_conversation_is_objected_to(inputs: list[ModelInput], system_in_plac
     tools = [ToolSpec(name="f", description="", parameters={})]
     made = messages_body(ModelRequest(inputs=inputs, tools=tools), system_in_place=system_in_place)
     assert not list(objections({"model": "m", "max_tokens": 9, **made}, system_role=system_in_place))
+
+
+# ---- images of results, and tools that the API does not take
+
+
+PNG = ImagePart(mime_type="image/png", data="AAAA")
+
+
+def test_images_of_a_result_stand_in_it() -> None:
+    made = body(
+        TextInput("user", "draw"),
+        AssistantInput("", [CallInput("a", "draw", {}), CallInput("b", "draw", {})]),
+        ToolResultInput("a", "Two:", is_error=False, images=(PNG, PNG)),
+        ToolResultInput("b", "", is_error=False, images=(PNG,)),
+    )
+    source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    image = {"type": "image", "source": source}
+    first, second = made["messages"][-1]["content"]
+    assert first["content"] == [text("Two:"), image, image]
+    assert second["content"] == [image]
+
+
+def test_a_tool_that_the_api_does_not_take_costs_itself_only() -> None:
+    plain = ToolSpec(name="a", description="", parameters={"properties": {"x": {}, "y.z-1": {}}})
+    wrong = [
+        ToolSpec(name="b", description="", parameters={"properties": {"$filter": {}}}),
+        ToolSpec(name="c", description="", parameters={"properties": {"x" * 65: {}}}),
+        ToolSpec(name="d", description="", parameters={"properties": ["x"]}),
+    ]
+    either = ToolSpec(
+        name="e", description="", parameters={"anyOf": [{}], "oneOf": [{}], "allOf": [{}], "properties": {}}
+    )
+    made = body(TextInput("user", "hi"), tools=[*wrong, either, plain])
+    assert [(tool["name"], tool["input_schema"].keys()) for tool in made["tools"]] == [
+        ("a", {"type", "properties"}),
+        ("e", {"type", "properties"}),
+    ]
+    assert "tools" not in body(TextInput("user", "hi"), tools=wrong)

@@ -54,6 +54,14 @@ async def test_echo_comes_word_by_word_and_is_exact() -> None:
     assert pieces[-1] == Finish("stop", Usage(input_tokens=4, output_tokens=11))
 
 
+async def test_images_of_a_result_are_reported() -> None:
+    png = ImagePart(mime_type="image/png", data="AAAA")
+    said: list[ModelInput] = [AssistantInput("", [CallInput("t1", "draw", {})])]
+    said.append(ToolResultInput("t1", "Two:", is_error=False, images=(png, png)))
+    pieces = [piece async for piece in DemoModel(delay=0).stream(ModelRequest(inputs=said))]
+    assert text(pieces) == "draw answered: Two: [image/png] [image/png]"
+
+
 async def test_the_same_request_has_the_same_answer() -> None:
     assert await ask("hello") == await ask("hello")
 

@@ -251,6 +251,56 @@ async def test_a_call_without_a_name_fails(server: FakeOpenAI, model: OpenAIMode
 # ---- what is sent
 
 
+async def sent(server: FakeOpenAI, *inputs: ModelInput, images: bool = True) -> list[Any]:
+    model = OpenAIModel("main", "gpt", KEY, server.base_url, images=images)
+    server.replies.append(Reply.text("ok"))
+    await collect(model, ModelRequest(inputs=inputs))
+    await model.close()
+    return server.requests[-1].body["messages"]
+
+
+PNG = ImagePart(mime_type="image/png", data="AAAA")
+DRAWN: list[ModelInput] = [
+    AssistantInput("", [CallInput("t1", "draw", {}), CallInput("t2", "draw", {}), CallInput("t3", "draw", {})]),
+    ToolResultInput("t1", "Two:", is_error=False, images=(PNG, PNG)),
+    ToolResultInput("t2", "", is_error=False, images=(PNG,)),
+    ToolResultInput("t3", "none", is_error=False),
+]
+
+
+async def test_images_of_results_follow_all_answers_of_the_step(server: FakeOpenAI) -> None:
+    first = await sent(server, *DRAWN)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    assert first[1:] == [
+        {"role": "tool", "tool_call_id": "t1", "content": "Two:\n(2 images, which follow.)"},
+        {"role": "tool", "tool_call_id": "t2", "content": "(1 image, which follows.)"},
+        {"role": "tool", "tool_call_id": "t3", "content": "none"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "(Of the result of the call t1:)"},
+                image,
+                image,
+                {"type": "text", "text": "(Of the result of the call t2:)"},
+                image,
+            ],
+        },
+    ]
+    # The next step begins with all that this one was given.
+    second = await sent(server, *DRAWN, AssistantInput("Done."), TextInput("user", "thanks"))
+    assert second[: len(first)] == first
+    assert [message["role"] for message in second[len(first) :]] == ["assistant", "user"]
+
+
+async def test_a_model_that_is_not_shown_images_is_told_of_them(server: FakeOpenAI) -> None:
+    messages = await sent(server, *DRAWN, images=False)
+    assert [message["content"] for message in messages[1:]] == [
+        "Two:\n(2 images, which this model can't be shown.)",
+        "(1 image, which this model can't be shown.)",
+        "none",
+    ]
+
+
 async def test_inputs_and_tools_are_mapped(server: FakeOpenAI) -> None:
     inputs: list[ModelInput] = [
         TextInput("system", [TextPart(text="Be"), TextPart(text="brief.")]),

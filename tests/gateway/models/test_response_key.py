@@ -61,6 +61,7 @@ def test_which_call_was_answered_counts() -> None:
         [AssistantInput("hi", [CallInput("c", "peek", {})])],
         [ToolResultInput("c", "hi", False)],
         [ToolResultInput("c", "hi", True)],
+        [ToolResultInput("c", "hi", False, (ImagePart("image/png", "aaaa"),))],
         [TextInput("user", [TextPart("hi")])],
         [TextInput("user", [ImagePart("image/png", "aaaa")])],
         [TextInput("user", [ImagePart("image/png", "aaab")])],

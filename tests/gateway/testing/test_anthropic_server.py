@@ -259,6 +259,12 @@ OPERATOR = {"role": "system", "content": [{"type": "text", "text": "s"}]}
 ENABLED: dict[str, Any] = {"max_tokens": 4096, "thinking": {"type": "enabled", "budget_tokens": 1024}}
 MARKED = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
 SCHEMA = {"type": "object"}
+PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+
+
+def returned(*content: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The result of the call `a`, of these blocks."""
+    return {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": list(content), **more}]}
 
 
 @pytest.mark.parametrize(
@@ -270,6 +276,8 @@ SCHEMA = {"type": "object"}
         {"messages": [HI, use("a", "b"), results("b", "a", after="x"), use("c"), results("c")]},
         {"messages": [HI, use("a"), results("a"), OPERATOR, use("b"), results("b")]},
         {"messages": [{"role": "user", "content": [MARKED] * 4}]},
+        {"messages": [HI, use("a"), returned({"type": "text", "text": "see"}, PNG)]},
+        {"messages": [HI, use("a"), returned({"type": "text", "text": "no"}, is_error=True)]},
         {"tools": [{"name": "f", "input_schema": SCHEMA}, {"name": "g", "input_schema": SCHEMA}]},
         {**ENABLED, "temperature": 1},
         {**ENABLED, "messages": [HI, thinking(use("a")), results("a"), use("b"), results("b")]},
@@ -311,6 +319,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"name": "a.b", "input_schema": SCHEMA}]}, "should match pattern"),
     ({"tools": [{"name": "a", "input_schema": SCHEMA}] * 2}, "must be unique"),
     ({"tools": [{"name": "a", "input_schema": {}}]}, "input_schema"),
+    ({"tools": [{"name": "a", "input_schema": {**SCHEMA, "properties": {"$a": {}}}}]}, "Property keys"),
+    ({"tools": [{"name": "a", "input_schema": {**SCHEMA, "anyOf": [{}]}}]}, "at the top level"),
+    ({"messages": [HI, use("a"), returned({"type": "audio"})]}, "does not match"),
+    ({"messages": [HI, use("a"), returned({"type": "image", "source": {"media_type": "image/bmp"}})]}, "media_type"),
+    ({"messages": [HI, use("a"), returned({"type": "text", "text": " "})]}, "non-whitespace"),
+    ({"messages": [HI, use("a"), returned(PNG, is_error=True)]}, "must be type `text` if `is_error`"),
     ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "greater than or equal to 1024"),
     ({"max_tokens": 2000, "thinking": {"type": "enabled", "budget_tokens": 2000}}, "must be greater than"),
     ({**ENABLED, "temperature": 0}, "temperature"),

@@ -178,5 +178,5 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         tool(timeout=0)(fine)
     with pytest.raises(ValueError, match="greater than 0"):
         tool(idle_timeout=-1)(fine)
-    with pytest.raises(ValueError, match="'never' or 'always'"):
+    with pytest.raises(ValueError, match="an approval is 'always', 'never', 'first'"):
         tool(approval="sometimes")(fine)  # pyright: ignore[reportCallIssue, reportArgumentType]

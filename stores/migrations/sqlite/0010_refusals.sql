@@ -1,0 +1,2 @@
+-- JSON (stores/refusals.py).
+ALTER TABLE contexts ADD COLUMN refused BLOB;

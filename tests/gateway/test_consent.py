@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from gateway.auth.principal import Principal
+from gateway.consent import Consent, KnownTool, to_remember
+from gateway.core.approval import Approvals, Rule, When
+from stores.records import ContextKey, Remembered
+
+ALICE = Principal(tenant="acme", subject="alice")
+ADMIN = Principal(tenant="acme", subject="root", roles=("admin",))
+CHAT = ContextKey(ALICE.owner, "chat")
+PAY = KnownTool(name="pay", description="Pay.", parameters={"type": "object"}, approval="always")
+
+
+class Decisions:
+    """What is remembered, and how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bool] = {}
+        self.asked = 0
+
+    async def remembered(self, key: ContextKey, definition: str) -> bool | None:
+        assert key == CHAT
+        self.asked += 1
+        return self.kept.get(definition)
+
+
+async def test_what_is_remembered_is_asked_for_only_where_a_call_would_wait() -> None:
+    decisions = Decisions()
+    consent = Consent(Approvals({}, {}), decisions)
+    assert await consent.of(ALICE, CHAT, replace(PAY, approval="never"), {}) == "run"
+    assert decisions.asked == 0
+    assert await consent.of(ALICE, CHAT, PAY, {}) == "ask"
+    for approved, becomes in ((True, "run"), (False, "deny")):
+        decisions.kept[PAY.definition] = approved
+        assert await consent.of(ALICE, CHAT, PAY, {}) == becomes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "pay2"},
+        {"description": "Pay, and tell nobody."},
+        {"parameters": {"type": "object", "properties": {"to": {"type": "string"}}}},
+        {"runs_on": "client"},
+    ],
+)
+async def test_a_tool_that_became_another_one_is_asked_about_again(change: dict[str, Any]) -> None:
+    decisions = Decisions()
+    decisions.kept[PAY.definition] = True
+    consent = Consent(Approvals({}, {}), decisions)
+    assert await consent.of(ALICE, CHAT, replace(PAY, **change), {}) == "ask"
+    # Another rule for it, or another session that offers it, makes no other tool of it.
+    assert await consent.of(ALICE, CHAT, replace(PAY, approval="first", session_id="s1"), {}) == "run"
+
+
+@pytest.mark.parametrize(
+    ("rule", "approved", "asked_to", "remembers"),
+    [
+        ("always", True, False, None),
+        ("always", True, True, True),
+        ("always", False, True, False),
+        ("first", True, False, True),
+        ("first", False, False, None),
+        (When({"amount": {"gt": 5}}), True, False, None),
+    ],
+)
+def test_a_yes_counts_from_then_on_where_the_rule_or_the_person_says_so(
+    rule: Rule, approved: bool, asked_to: bool, remembers: bool | None
+) -> None:
+    tool = replace(PAY, approval=rule)
+    consent = Consent(Approvals({}, {}), Decisions())
+    found = to_remember(consent.asked(ALICE, tool, {"amount": 7}), approved=approved, wanted=asked_to)
+    assert found == (None if remembers is None else Remembered(PAY.definition, remembers))
+
+
+async def test_rules_of_the_settings_come_before_the_tool_s_own() -> None:
+    approvals = Approvals({"admin": {"pay": "never"}}, {"pa*": When({"amount": {"gt": 5}})})
+    consent = Consent(approvals, Decisions())
+    assert await consent.of(ALICE, CHAT, PAY, {"amount": 5}) == "run"
+    assert await consent.of(ALICE, CHAT, PAY, {"amount": 6}) == "ask"
+    assert await consent.of(ADMIN, CHAT, PAY, {"amount": 6}) == "run"
+    assert consent.may_ask(ALICE, PAY)
+    assert not consent.may_ask(ADMIN, PAY)
