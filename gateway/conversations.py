@@ -224,13 +224,11 @@ class Conversations:
             parameters=frame.parameters if frame.approved else None,
             reason=frame.reason,
         )
-        row = await self._store.get_call(key, call.id)
-        asked = row.asked if row is not None else None
+        ledger = await self._store.get_call(key, call.id)
+        asked = ledger.asked if ledger is not None else None
         remember = to_remember(asked, approved=frame.approved, wanted=frame.remember is not None)
         record = self._auditor.decided(principal, call, event, via)
-        accepted = await self._store.approve(
-            key, replace(new_event(event, frame_id=frame.id), audit=record), remember
-        )
+        accepted = await self._store.approve(key, replace(new_event(event, frame_id=frame.id), audit=record), remember)
         self._turns.look(key, call.turn_id or call.id)
         return self._receipt(key, accepted, None)
 

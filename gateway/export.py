@@ -15,7 +15,7 @@ from gateway.patience import patiently
 from protocol.codec import with_seq
 from protocol.ids import rfc3339
 from stores.ports import OwnerStore
-from stores.records import ContextRecord, KeyRecord, SessionRecord
+from stores.records import ContextRecord, KeyRecord, Remembered, SessionRecord
 
 __all__ = ["Exports", "Section"]
 
@@ -72,7 +72,8 @@ class Exports:
                 yield comma + orjson.dumps(context_json(record))[:-1] + b',"events":['
                 async for part in self._events(record):
                     yield part
-                yield b"]}"
+                remembered = await patiently(lambda key=record.key: self._store.all_remembered(key))
+                yield b'],"remembered":' + orjson.dumps([_remembered(decision) for decision in remembered]) + b"}"
                 after, comma = record.key.id, b","
             if not page:
                 return
@@ -99,6 +100,10 @@ class Exports:
         for record in await patiently(lambda: self._store.keys_of(principal.tenant, principal.subject)):
             yield comma + orjson.dumps(_key(record))
             comma = b","
+
+
+def _remembered(decision: Remembered) -> dict[str, Any]:
+    return {"tool": decision.definition.rpartition("@")[0], "approved": decision.approved}
 
 
 def _session(record: SessionRecord) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -249,9 +250,14 @@ class Settings(_Section, frozen=True):
 
 
 def _owner(user: str) -> str:
-    """`TENANT/SUBJECT`, or a subject of the default tenant."""
-    tenant, _, subject = user.rpartition("/")
-    return Principal(tenant=tenant or DEFAULT_TENANT, subject=subject).owner
+    """`TENANT/SUBJECT`, or a subject of the default tenant. Only the first slash divides: subjects may have more. Raises
+    ValueError where one of both is empty."""
+    tenant, slash, subject = user.partition("/")
+    if not slash:
+        tenant, subject = DEFAULT_TENANT, user
+    if not tenant or not subject:
+        raise ValueError(f"{user!r} is no user, expected 'SUBJECT' or 'TENANT/SUBJECT'")
+    return Principal(tenant=unquote(tenant), subject=subject).owner
 
 
 def load_settings(
@@ -352,10 +358,19 @@ def _check(settings: Settings, layers: Layers) -> None:
     for section, names in (("roles", settings.roles), ("users", settings.users)):
         for name, given in names.items():
             try:
-                Policy({name: given.permissions})
+                one = {name: given.permissions}
+                Policy(one) if section == "roles" else Policy({}, one)
             except ValueError as error:
                 raise layers.error(f"{section}.{name}.permissions", str(error)) from error
             _check_uris(layers, f"{section}.{name}.permissions", given.permissions)
+    owners: dict[str, str] = {}
+    for name in settings.users:
+        try:
+            other = owners.setdefault(_owner(name), name)
+        except ValueError as error:
+            raise layers.error("users", str(error)) from error
+        if other != name:
+            raise layers.error(f"users.{name}", f"is the user that [users.{other}] is about")
     for key, rules in (
         ("tools.approval", settings.tools.approval),
         *((f"roles.{name}.approval", role.approval) for name, role in settings.roles.items()),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -101,7 +101,7 @@ class Layers:
             try:
                 msgspec.convert(value, kind)
             except msgspec.ValidationError as error:
-                raise _error(source, key, _reason(error)) from error
+                raise _error(source, *_problem(kind, value, key, error)) from error
             self._table(path[:-1])[path[-1]] = value
             self._sources[key] = source
             return
@@ -165,9 +165,25 @@ def _unknown(source: str, path: tuple[str, ...], name: str, names: Iterable[str]
     return _error(source, key, f"there is no such setting; {hint}")
 
 
-def _reason(error: msgspec.ValidationError) -> str:
+def _problem(kind: Any, value: Any, key: str, error: msgspec.ValidationError) -> tuple[str, str]:
+    """Where in the value something else was expected, and what."""
+    if get_origin(kind) is dict and isinstance(value, dict):
+        entry = get_args(kind)[1]
+        for name, inner in cast("Tree", value).items():
+            try:
+                msgspec.convert(inner, entry)
+            except msgspec.ValidationError as found:
+                return _problem(entry, inner, f"{key}.{name}", found)
     text = str(error).partition(" - at ")[0].replace("`", "")
-    return text[:1].lower() + text[1:]
+    words = _words(kind) if text.startswith("Invalid enum value") else []
+    return key, text[:1].lower() + text[1:] + (f", expected one of {', '.join(words)}" if words else "")
+
+
+def _words(kind: Any) -> list[str]:
+    """The words that a value may be."""
+    if get_origin(kind) is Literal:
+        return [repr(word) for word in get_args(kind)]
+    return [word for one in get_args(kind) for word in _words(one)]
 
 
 def _fields(kind: Any) -> dict[str, Any]:

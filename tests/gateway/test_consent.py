@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from gateway.auth.principal import Principal
 from gateway.consent import Consent, KnownTool, to_remember
 from gateway.core.approval import Approvals, Rule, When
-from stores.records import ContextKey, Remembered
+from stores.records import Asked, ContextKey, Remembered
 
 ALICE = Principal(tenant="acme", subject="alice")
 ADMIN = Principal(tenant="acme", subject="root", roles=("admin",))
@@ -58,24 +58,32 @@ async def test_a_tool_that_became_another_one_is_asked_about_again(change: dict[
     assert await consent.of(ALICE, CHAT, replace(PAY, approval="first", session_id="s1"), {}) == "run"
 
 
+@pytest.mark.parametrize(("rule", "first"), [("always", False), ("first", True), (When({"amount": {"gt": 5}}), False)])
+def test_what_is_asked_is_bound_to_the_tool_as_it_is_when_the_call_is_made(rule: Rule, first: bool) -> None:
+    consent = Consent(Approvals({}, {}), Decisions())
+    assert consent.asked(ALICE, replace(PAY, approval=rule), {"amount": 7}) == Asked(PAY.definition, first)
+
+
 @pytest.mark.parametrize(
-    ("rule", "approved", "asked_to", "remembers"),
+    ("first", "approved", "wanted", "remembers"),
     [
-        ("always", True, False, None),
-        ("always", True, True, True),
-        ("always", False, True, False),
-        ("first", True, False, True),
-        ("first", False, False, None),
-        (When({"amount": {"gt": 5}}), True, False, None),
+        (False, True, False, None),
+        (False, True, True, True),
+        (False, False, True, False),
+        (True, True, False, True),
+        (True, False, False, None),
+        (True, False, True, False),
     ],
 )
-def test_a_yes_counts_from_then_on_where_the_rule_or_the_person_says_so(
-    rule: Rule, approved: bool, asked_to: bool, remembers: bool | None
+def test_a_decision_counts_from_then_on_where_the_rule_or_the_person_says_so(
+    first: bool, approved: bool, wanted: bool, remembers: bool | None
 ) -> None:
-    tool = replace(PAY, approval=rule)
-    consent = Consent(Approvals({}, {}), Decisions())
-    found = to_remember(consent.asked(ALICE, tool, {"amount": 7}), approved=approved, wanted=asked_to)
+    found = to_remember(Asked(PAY.definition, first), approved=approved, wanted=wanted)
     assert found == (None if remembers is None else Remembered(PAY.definition, remembers))
+
+
+def test_nothing_is_remembered_of_what_was_asked_about_no_tool() -> None:
+    assert to_remember(None, approved=True, wanted=True) is None
 
 
 async def test_rules_of_the_settings_come_before_the_tool_s_own() -> None:

@@ -105,3 +105,14 @@ async def test_what_it_says_is_bounded() -> None:
 def test_a_message_goes_on_after_its_prompt(prompt: Content, said: Content, whole: Content) -> None:
     assert begun_with(prompt, said) == whole
     assert plain_text(whole).startswith(plain_text(prompt))
+
+
+async def test_what_it_says_may_also_be_had_as_it_is() -> None:
+    hello, answered = PromptUse(name="hello"), PromptLine("assistant", TextPart(text="yes?"))
+    first = PromptLine("user", TextPart(text="hello()"))
+    assert list(await saying(answered).lines(ALICE, hello)) == [first, answered]
+    bounded = Prompts(POLICY, [Source(PromptInfo(name="hello"))], max_bytes=10)
+    for use, code in ((hello, "too_large"), (PromptUse(name="nothing"), "not_found")):
+        with pytest.raises(ProtocolError) as error:
+            await bounded.lines(ALICE, use)
+        assert error.value.code == code

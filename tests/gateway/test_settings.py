@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.models.settings import ModelSettings
+from gateway.auth.principal import Principal
 from gateway.settings import ServerSettings, Settings, SettingsError, check_exposure, load_settings
 
 SECRET = "a-secret-of-more-than-thirty-two-bytes"
@@ -150,6 +151,9 @@ def test_data_is_the_place_of_the_default_database(tmp_path: Path) -> None:
     assert load_settings(config, {}, {"data": tmp_path}).store.url == "sqlite:///mine.db"
 
 
+SOMETIMES = "invalid enum value 'sometimes', expected one of 'always', 'never', 'first'"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -165,6 +169,28 @@ def test_data_is_the_place_of_the_default_database(tmp_path: Path) -> None:
         ("[models.x]\nprovider = 'demo'\ntimeouts = {conect = 1}", "models.x.timeouts.conect: there is no such"),
         ("[roles.x]\npermissions = ['']", "roles.x.permissions: role 'x': ''"),
         ("[roles.x]", "roles.x.permissions: is missing"),
+        ("[users.x]\npermissions = ['']", "users.x.permissions: user 'x': ''"),
+        ("[users.'acme/']\npermissions = []", "users: 'acme/' is no user, expected 'SUBJECT' or 'TENANT/SUBJECT'"),
+        ("[users.'/x']\npermissions = []", "users: '/x' is no user"),
+        ("[users.''.x]\npermissions = []", "users..x: there is no such setting"),
+        (
+            "[users.x]\npermissions = []\n[users.'default/x']\npermissions = []",
+            "users.default/x: is the user that [users.x] is about",
+        ),
+        ("[tools.approval]\npay = 'sometimes'", f"tools.approval.pay: {SOMETIMES}"),
+        ("[roles.x]\npermissions = []\napproval.pay = 'sometimes'", f"roles.x.approval.pay: {SOMETIMES}"),
+        ("[tools.approval]\npay = 1", "tools.approval.pay: expected str | object, got int"),
+        ("[tools.approval]\npay = {when = {}}", "tools.approval.pay: when: expected a parameter with a condition"),
+        (
+            "[tools.approval]\npay.when.amount.over = 1",
+            "tools.approval.pay: when.amount: there is no operator 'over', expected one of equals, not_equals, in",
+        ),
+        ("[tools.approval]\npay.when.amount.gt = '1'", "tools.approval.pay: when.amount.gt: expected a number"),
+        ("[tools.approval]\n'tool:x' = 'never'", "tools.approval: 'tool:x' is not a pattern of tool names such as"),
+        (
+            "[roles.x]\npermissions = []\napproval.'a b' = 'never'",
+            "roles.x.approval: 'a b' is not a pattern of tool names such as",
+        ),
         ("[redis]\nurl = ''", "redis.url: expected"),
         ("[redis]\nprefix = 'a b'", "redis.prefix: expected"),
         ("[server]\npublic_url = 'gateway.example'", "server.public_url: expected https://HOST"),
@@ -183,6 +209,33 @@ def test_data_is_the_place_of_the_default_database(tmp_path: Path) -> None:
 def test_a_wrong_file(tmp_path: Path, text: str, problem: str) -> None:
     config = write(tmp_path, text)
     assert refusal(config).startswith(f"{config}: {problem}")
+
+
+def test_users_and_rules_of_approval(tmp_path: Path) -> None:
+    text = """
+[users.eve]
+permissions = ["!tool:pay"]
+[users."acme/https://id.example/eve"]
+permissions = ["tool:pay"]
+[users."a%2Fb/eve"]
+permissions = ["message:system"]
+[roles.clerk]
+permissions = []
+approval = { "pa*" = "first" }
+[tools]
+approval = { pay = { when = { amount = { gt = 5 } } } }
+"""
+    env = {"TIDEGATE_ROLES_CLERK_APPROVAL": '{"pay": "always"}'}
+    settings = load_settings(write(tmp_path, text), env)
+    policy = settings.policy
+    assert not policy.may(Principal(tenant="default", subject="eve"), "tool:pay")
+    assert policy.may(Principal(tenant="acme", subject="https://id.example/eve", roles=()), "tool:pay")
+    assert not policy.may(Principal(tenant="acme/https:", subject="/id.example/eve", roles=()), "tool:pay")
+    assert policy.may(Principal(tenant="a/b", subject="eve"), "message:system")
+    approvals = settings.approvals
+    assert approvals.decide(("clerk",), "pay", "never", {"amount": 1}) == "ask"
+    assert approvals.decide(None, "pay", "never", {"amount": 1}) == "run"
+    assert approvals.decide(None, "pay", "never", {"amount": 6}) == "ask"
 
 
 def test_no_such_file(tmp_path: Path) -> None:

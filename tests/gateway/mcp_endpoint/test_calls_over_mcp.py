@@ -13,7 +13,7 @@ import pytest
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, ImageContent, TextContent
+from mcp_types import INVALID_PARAMS, ImageContent, ResourceLink, TextContent
 
 from gateway import Gateway, Settings, ToolContext, tool
 from gateway.mcp_endpoint.calls import CALLS_CONTEXT
@@ -30,6 +30,7 @@ async def picture() -> dict[str, Any]:
         "content": [
             {"type": "text", "text": "here"},
             {"type": "image", "mime_type": "image/png", "data": PIXEL},
+            {"type": "resource", "uri": "file://docs/more.txt"},
         ]
     }
 
@@ -115,6 +116,7 @@ async def test_progress_and_images_come_as_mcp_says_them(tmp_path: Path, era: st
         seen = await client.call_tool("picture", {})
         assert words(seen.content) == ["here"]
         assert [(b.data, b.mime_type) for b in seen.content if isinstance(b, ImageContent)] == [(PIXEL, "image/png")]
+        assert [b.uri for b in seen.content if isinstance(b, ResourceLink)] == ["file://docs/more.txt"]
 
 
 @ERAS

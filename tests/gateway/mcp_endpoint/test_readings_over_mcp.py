@@ -29,7 +29,7 @@ from tests.gateway.host_apps import hosted
 
 ERAS = pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
 ROLES = {
-    "reader": {"permissions": ["resource:*", "prompt:*", "!resource:file://docs/secret*"]},
+    "reader": {"permissions": ["tool:*", "resource:*", "prompt:*", "!resource:file://docs/secret*"]},
     "auditor": {"permissions": ["audit:read"]},
 }
 DATA = bytes(range(256))
@@ -75,10 +75,13 @@ async def refused(asked: Any) -> tuple[int, str, Any]:
     return error.value.code, error.value.message, error.value.data
 
 
-async def audited(url: str) -> list[tuple[str, str, str]]:
+async def records(url: str) -> list[dict[str, Any]]:
     async with httpx2.AsyncClient(base_url=url) as http:
-        page = (await http.get("/v1/audit", params={"user": "auditor", "subject": "ann"})).json()
-    return [(row["uri"], row["outcome"], row["via"]) for row in page["records"] if row["kind"] == "read"]
+        return (await http.get("/v1/audit", params={"user": "auditor", "subject": "ann"})).json()["records"]
+
+
+async def audited(url: str) -> list[tuple[str, str, str]]:
+    return [(row["uri"], row["outcome"], row["via"]) for row in await records(url) if row["kind"] == "read"]
 
 
 @ERAS
@@ -157,3 +160,16 @@ async def test_readings_and_prompts_count_as_messages(tmp_path: Path) -> None:
         await client.read_resource("file://docs/a.txt")
         for ask in (client.read_resource, client.get_prompt):
             assert await refused(ask("file://docs/a.txt")) == (INTERNAL_ERROR, "too many messages a minute", None)
+
+
+async def test_calls_are_recorded_as_those_of_mcp(tmp_path: Path) -> None:
+    async with serving(tmp_path) as url, client_of(url, "2026-07-28") as client:
+        await client.call_tool("clock", {})
+        with pytest.raises(MCPError):
+            await client.call_tool("nothing", {})
+        found = {(row["kind"], row["tool"], row["outcome"], row["via"]) for row in await records(url)}
+        assert found == {
+            ("decision", "clock", "run", "mcp"),
+            ("call", "clock", "success", "mcp"),
+            ("decision", "nothing", "refused", "mcp"),
+        }
