@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct
 
@@ -12,6 +12,9 @@ from gateway.core.approval import Approvals, Rule, definition
 from stores.records import Asked, ContextKey, Remembered
 
 __all__ = ["Consent", "Decisions", "KnownTool", "to_remember"]
+
+# After a definition: what a call was allowed that waits only the first time, by somebody who wanted nothing remembered.
+_FIRST: Final = "/first"
 
 
 class KnownTool(Struct, frozen=True, kw_only=True):
@@ -47,9 +50,12 @@ class Consent:
         self, principal: Principal, key: ContextKey, tool: KnownTool, parameters: Mapping[str, Any]
     ) -> Literal["run", "ask", "deny"]:
         """What becomes of the call. Raises Unavailable."""
-        if self._verdict(principal, tool, parameters) == "run":
+        verdict = self._verdict(principal, tool, parameters)
+        if verdict == "run":
             return "run"
         decided = await self._decisions.remembered(key, tool.definition)
+        if decided is None and verdict == "ask first":
+            decided = await self._decisions.remembered(key, tool.definition + _FIRST)
         if decided is None:
             return "ask"
         return "run" if decided else "deny"
@@ -68,7 +74,10 @@ class Consent:
 
 def to_remember(asked: Asked | None, *, approved: bool, wanted: bool) -> Remembered | None:
     """What a decision says of later calls: `asked` is what it is about, as it was when the call was made (a tool that
-    has changed since is not what anybody saw), `wanted` whether the person said that it should be remembered."""
-    if asked is None or not (wanted or (approved and asked.first)):
+    has changed since is not what anybody saw), `wanted` whether the person said that it should be remembered. What
+    nobody said counts only for calls that wait the first time, and not for one that a stricter rule has wait."""
+    if asked is None:
         return None
-    return Remembered(asked.definition, approved)
+    if wanted:
+        return Remembered(asked.definition, approved)
+    return Remembered(asked.definition + _FIRST, approved) if approved and asked.first else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -26,7 +27,15 @@ class _Store(OwnerStore, SecretStore, Protocol):
 class Erasure:
     """Raises StoreError. What a call deleted before it raised stays deleted; the same call again goes on."""
 
-    def __init__(self, contexts: Contexts, sessions: Sessions, store: _Store) -> None:
+    def __init__(
+        self,
+        contexts: Contexts,
+        sessions: Sessions,
+        store: _Store,
+        forget: Callable[[str], None] | None = None,
+    ) -> None:
+        """`forget` ends what goes on for an owner elsewhere."""
+        self._forget = forget
         self._contexts = contexts
         self._sessions = sessions
         self._store = store
@@ -53,8 +62,11 @@ class Erasure:
             after = page[-1].key.id
         ids = [session.id for session in await self._store.all_sessions(principal.owner)]
         await self._store.delete_sessions(principal.owner)
-        await self._sessions.forget_all(principal.owner, ids)
+        # Before anybody is told: what is begun anew then must not find them.
         await self._store.delete_secrets(principal.owner)
+        if self._forget is not None:
+            self._forget(principal.owner)
+        await self._sessions.forget_all(principal.owner, ids)
         await self._scrub()
         return deleted
 

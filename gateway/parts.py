@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from importlib.metadata import version
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import structlog
 from msgspec import Struct
@@ -32,6 +33,7 @@ from gateway.door import Door
 from gateway.epochs import Epochs
 from gateway.erasure import Erasure
 from gateway.export import Exports
+from gateway.hearing import hearing
 from gateway.http.answers import answer_routes
 from gateway.http.audit import audit_routes
 from gateway.http.connections import connection_routes
@@ -67,7 +69,7 @@ from gateway.resources.reader import ReaderLimits, ResourceReader
 from gateway.resources.tools import ResourceTools
 from gateway.routing import Routes
 from gateway.run_services import Checkpoint, RunServices
-from gateway.sessions import Sessions
+from gateway.sessions import ERASED, Sessions
 from gateway.settings import Settings
 from gateway.throttle import Connections, Throttle
 from gateway.tool_limits import ToolLimits
@@ -82,6 +84,9 @@ from protocol.frames import Limits
 from stores.connect import Store
 from stores.hot import Hot
 from stores.ports import ContextStore, EventLog, StoreError, Unavailable
+
+if TYPE_CHECKING:
+    from gateway.mcp.host import McpHost
 
 __all__ = ["Given", "Parts"]
 
@@ -193,7 +198,7 @@ class Parts:
             return ()
         from gateway.mcp.prompts import McpPrompts
 
-        return [McpPrompts(self._mcp)]
+        return [McpPrompts(self._mcp, self._given.policy.may_use)]
 
     def _mcp_resources(self) -> Sequence[ResourceProvider]:
         if self._mcp is None:
@@ -257,7 +262,7 @@ class Parts:
         given, streams, managed = self._given, self._streams, self._managed
         guard, most = Guard(authenticator), given.settings.limits.max_frame_bytes
         places = TurnPlaces(self._contexts, self._event_log, self._epochs)
-        erasure = Erasure(managed, self._sessions, store)
+        erasure = Erasure(managed, self._sessions, store, self._mcp.forget_owner if self._mcp is not None else None)
         calls = AwaitedCalls(conversations, streams, places)
         reading = ResourceReading(self._resources, self._throttle, self._auditor)
         offered = Offered(self._routes, calls, reading, self._prompts, self._throttle)
@@ -301,7 +306,7 @@ class Parts:
             self.clients.run(),
             self._sessions.run(),
             self._resources.run(),
-            *([self._mcp.run()] if self._mcp is not None else []),
+            *([self._mcp.run(), self._forget_erased(self._mcp)] if self._mcp is not None else []),
             *([self._oauth.run()] if self._oauth is not None else []),
             self._managed.run(),
             self._recovery.beat(),
@@ -332,6 +337,11 @@ class Parts:
                 await self._tool_limits.close()
         except TimeoutError:
             _log.warning("the stores took too long at the end; other instances do what is left")
+
+    async def _forget_erased(self, host: McpHost) -> None:
+        """Whoever is erased by another instance has no connection here either."""
+        async with hearing(self._hot.bus, {ERASED: lambda owner: host.forget_owner(owner.decode())}):
+            await asyncio.Event().wait()
 
     async def _sweep(self) -> None:
         while True:
@@ -369,3 +379,19 @@ class Parts:
             "Events that the slowest reader is behind.",
             lambda: max((reader.feed.head - reader.seq for reader in hub.readers()), default=0),
         )
+        if (mcp := self._mcp) is not None:
+            stats.observe(
+                "tidegate_mcp_connections",
+                "Connections to MCP servers that can be used.",
+                lambda: sum(server.ready for server in mcp.status()),
+            )
+            stats.observe(
+                "tidegate_mcp_requests",
+                "Requests to MCP servers that wait for their answers.",
+                lambda: sum(server.calls for server in mcp.status()),
+            )
+            stats.observe(
+                "tidegate_mcp_servers_in_trouble",
+                "MCP servers that failed, and to which whoever it was has had no connection since.",
+                lambda: sum(server.trouble is not None for server in mcp.status()),
+            )

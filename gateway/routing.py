@@ -23,6 +23,7 @@ __all__ = ["Routes"]
 
 _MOST_OF_CLIENTS: Final = 256  # as a session declares 128, and sessions are kept long after their clients
 _DENIED: Final = "This tool was denied for the whole conversation."
+_CHANGED: Final = "has changed since this call was put to a person, so it was not run; it may be called again."
 
 
 class Routes:
@@ -124,11 +125,16 @@ class Routes:
         tool = await self._catalog.find(principal, name)
         return tool is not None and tool.settings.idempotent
 
-    async def run(self, name: str, context: ToolContext, parameters: dict[str, Any]) -> ToolOutcome:
-        """Run a tool of the gateway; one that is gone since the call was made is an error of the call."""
+    async def run(
+        self, name: str, context: ToolContext, parameters: dict[str, Any], definition: str | None = None
+    ) -> ToolOutcome:
+        """Run a tool of the gateway; one that is gone since the call was made is an error of the call, and so is one
+        that is not what `definition` says (where it is given), which is what a person allowed."""
         tool = await self.usable(context.principal, name)
         if tool is None:
             return ToolOutcome(status="error", result=f"There is no tool {name!r}.", code="not_found")
+        if definition is not None and _of_gateway(tool).definition != definition:
+            return ToolOutcome(status="error", result=f"{name} {_CHANGED}", code="conflict")
         if self._limits is None:
             return await self._runner.run(tool, context, parameters)
         async with self._limits.admit(context, tool.name) as refusal:

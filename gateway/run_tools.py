@@ -56,6 +56,7 @@ class ToolsPart:
         """Claim the call and begin to run it."""
         driver, services, call_id = self._driver, self._services, effect.call_id
         turn = driver.turn
+        definition = await self._decided(call_id) if effect.decided else None
         await services.checkpoint("claim")
         if not await patiently(lambda: services.store.claim_call(turn.key, turn.id, turn.fence, call_id)):
             driver.poke()
@@ -70,7 +71,7 @@ class ToolsPart:
 
         running = _Running(ToolContext(driver.request.principal, turn.key.id, call_id, report, ask))
         self._running[call_id] = running
-        running.task = driver.spawn(self._use(effect, running))
+        running.task = driver.spawn(self._use(effect, running, definition))
 
     def stop(self, call_id: str) -> None:
         """The call is over for its turn."""
@@ -82,10 +83,16 @@ class ToolsPart:
         if running.task is not None and running.task is not asyncio.current_task():
             running.task.cancel()
 
-    async def _use(self, effect: RunTool, running: _Running) -> None:
+    async def _decided(self, call_id: str) -> str | None:
+        """What the person who allowed the call decided about; None where an older version did not note it."""
+        key = self._driver.turn.key
+        call = await patiently(lambda: self._services.store.get_call(key, call_id))
+        return call.asked.definition if call is not None and call.asked is not None else None
+
+    async def _use(self, effect: RunTool, running: _Running, definition: str | None) -> None:
         try:
             async with running.questions:
-                outcome = await self._services.routes.run(effect.tool, running.context, effect.parameters)
+                outcome = await self._services.routes.run(effect.tool, running.context, effect.parameters, definition)
                 await self._ended(effect.call_id, outcome)
                 _hush(running)
         finally:

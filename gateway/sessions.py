@@ -22,11 +22,11 @@ from protocol.ids import new_id
 from stores.ports import Bus, Cache, Heartbeats, SessionStore, Unavailable
 from stores.records import ContextKey, SessionRecord
 
-__all__ = ["Session", "Sessions"]
+__all__ = ["ERASED", "Session", "Sessions"]
 
 _log = structlog.get_logger(__name__)
 _TAKEN = "sessions-taken"
-_ERASED = "sessions-erased"
+ERASED = "sessions-erased"
 _AGAIN_SECONDS = 1.0
 _NO_TOOLS = b"[]"
 
@@ -129,7 +129,7 @@ class Sessions:
 
     async def run(self) -> None:
         """Hear of sessions that other instances took, and note those that were left, until cancelled."""
-        async with hearing(self._bus, {_TAKEN: self._taken, _ERASED: self._erase}):
+        async with hearing(self._bus, {_TAKEN: self._taken, ERASED: self._erase}):
             while True:
                 await self._news.wait()
                 self._news.clear()
@@ -284,7 +284,7 @@ class Sessions:
             await self._keeper.forget(id)
         await self._tools.changed(owner)
         await self._start_over(owner)
-        await self._bus.publish(_ERASED, owner.encode())
+        await self._bus.publish(ERASED, owner.encode())
 
     async def _start_over(self, owner: str) -> None:
         for session in self._held_by(owner):

@@ -250,8 +250,8 @@ class Settings(_Section, frozen=True):
 
 
 def _owner(user: str) -> str:
-    """`TENANT/SUBJECT`, or a subject of the default tenant. Only the first slash divides: subjects may have more. Raises
-    ValueError where one of both is empty."""
+    """`TENANT/SUBJECT`, or a subject of the default tenant. Only the first slash divides: subjects may have more, in a
+    tenant it is `%2F`. Raises ValueError where one of both is empty."""
     tenant, slash, subject = user.partition("/")
     if not slash:
         tenant, subject = DEFAULT_TENANT, user

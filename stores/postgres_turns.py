@@ -209,7 +209,8 @@ async def claim_call(db: Connection, key: ContextKey, turn_id: str, fence: int, 
 
 async def park(db: Connection, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None) -> bool:
     unseen = await db.fetchval(
-        f"WITH held AS (SELECT {_UNSEEN} AS unseen FROM turns WHERE {HERE} AND id = $3 AND fence = $4), parked AS ("
+        f"WITH held AS (SELECT cancelled OR {_UNSEEN} AS unseen FROM turns WHERE {HERE} AND id = $3 AND fence = $4),"
+        " parked AS ("
         f"UPDATE turns SET state = 'parked', runner = NULL, wake_at = $6 WHERE {HERE} AND id = $3"
         " AND EXISTS (SELECT 1 FROM held WHERE NOT unseen)) SELECT unseen FROM held",
         *key,

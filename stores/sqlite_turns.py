@@ -184,7 +184,8 @@ def _unseen(db: sqlite3.Connection, cid: int, turn_id: str, seen: int) -> bool:
 
 def park(db: sqlite3.Connection, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None) -> bool:
     cid = fenced(db, key, turn_id, fence)
-    if _unseen(db, cid, turn_id, seen):
+    (cancelled,) = db.execute("SELECT cancelled FROM turns WHERE cid = ? AND id = ?", (cid, turn_id)).fetchone()
+    if cancelled or _unseen(db, cid, turn_id, seen):
         return False
     db.execute(
         "UPDATE turns SET state = 'parked', runner = NULL, wake_at = ? WHERE cid = ? AND id = ?",

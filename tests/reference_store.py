@@ -456,7 +456,7 @@ class ReferenceStore:
 
     async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None = None) -> bool:
         context = await self._fenced(key, turn_id, fence)
-        if self._unseen(context, turn_id, seen):
+        if context.turns[turn_id].cancelled or self._unseen(context, turn_id, seen):
             return False
         self._set(context, turn_id, state=TurnState.PARKED, runner=None)
         context.wake_at[turn_id] = math.inf if wake_at is None else wake_at

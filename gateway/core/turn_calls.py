@@ -175,7 +175,8 @@ class TurnCalls:
 
     def _run(self, call: TurnCall) -> list[Effect]:
         call.state = CallState.RUNNING
-        return [RunTool(call.event.id, call.event.tool, call.parameters)]
+        decided = call.event.approval == "required"
+        return [RunTool(call.event.id, call.event.tool, call.parameters, decided)]
 
     def _reply(self, question: TurnCall, status: ResponseStatus, result: Any, told: TellTool) -> list[Effect]:
         return [*self._answer(question, status, result), told]

@@ -71,9 +71,12 @@ class StopModel(Struct, frozen=True):
 
 
 class RunTool(Struct, frozen=True):
+    """Run a call; `decided`: a person allowed it, for the tool as it was then."""
+
     call_id: str
     tool: str
     parameters: dict[str, Any]
+    decided: bool = False
 
 
 class StopTool(Struct, frozen=True):

@@ -30,6 +30,9 @@ _RANGES: Final[tuple[tuple[str, str, Callable[[float, float], bool]], ...]] = (
 )
 
 
+_LONG: Final = ("$ref", "enum", "required", "type")
+
+
 class _TooMuch(Exception):
     """To look further would take too long."""
 
@@ -65,6 +68,8 @@ class _Look:
         if not isinstance(schema, dict):
             return
         rules = cast("Json", schema)
+        # What is compared with each value costs as well.
+        self._steps += sum(len(rules[word]) for word in _LONG if isinstance(rules.get(word), list | str)) // 16
         if "$ref" in rules:
             yield from self.faults(value, resolve(self._root, rules["$ref"]), at, depth + 1)
         if "type" in rules and not _fits(value, rules["type"]):

@@ -29,7 +29,17 @@ from gateway.mcp.questions import Questions
 from gateway.mcp.settings import McpServerSettings
 from gateway.mcp.stdio import stdio_transport
 from gateway.mcp.tool import Ask, leave_results_unchecked
-from gateway.mcp.transports import Ending, Facts, ServerAway, SessionOver, TransportStreams, WatchedMessages
+from gateway.mcp.transports import (
+    Ending,
+    Facts,
+    Sending,
+    ServerAway,
+    SessionOver,
+    TransportStreams,
+    WatchedAnswers,
+    WatchedMessages,
+    sending,
+)
 
 __all__ = ["Change", "Connection", "Observer", "State"]
 
@@ -206,7 +216,7 @@ class Connection:
         else:
             opened = stdio_transport(self.server, self._settings, self.ending, self.facts)
         async with opened as (incoming, outgoing):
-            yield WatchedMessages(incoming, self.ending, self.facts), outgoing
+            yield WatchedMessages(incoming, self.ending, self.facts), WatchedAnswers(outgoing, self.ending)
 
     def close(self, words: str) -> None:
         """Let it end; `run` ends when that is done."""
@@ -222,38 +232,52 @@ class Connection:
     # ---- what it does
 
     async def call(
-        self, tool: str, arguments: dict[str, Any], *, progress: ProgressFnT, ask: Ask
+        self, tool: str, arguments: dict[str, Any], *, owner: str, progress: ProgressFnT, ask: Ask
     ) -> types.CallToolResult:
-        """Call a tool by the server's name for it. Cancelled, it tells the server so; it has no limit of its own.
+        """Call a tool for `owner` by the server's name for it. Cancelled, it tells the server so; it has no limit of
+        its own.
 
         Raises ServerAway (SessionOver where the server has not looked at it), and what `failure` has words for
         (gateway/mcp/results.py)."""
 
         async def send(client: Client) -> types.CallToolResult:
-            async with self._questions.during(ask):
+            async with self._questions.during(ask, owner):
                 return await client.call_tool(tool, arguments, progress_callback=progress)
 
         return await self._request(send)
 
     async def read(self, uri: str) -> types.ReadResourceResult:
         """Read a resource, and hear from now on when it changes. Raises as `call` does."""
-        result = await self._request(lambda client: client.read_resource(uri))
+
+        async def send(client: Client) -> types.ReadResourceResult:
+            async with self._questions.during(None):
+                return await client.read_resource(uri)
+
+        result = await self._request(send)
         if self._follower is not None:
             self._follower.follow(uri)
         return result
 
     async def prompt(self, name: str, arguments: dict[str, str]) -> types.GetPromptResult:
         """Raises as `call` does."""
-        return await self._request(lambda client: client.get_prompt(name, arguments))
+
+        async def send(client: Client) -> types.GetPromptResult:
+            async with self._questions.during(None):
+                return await client.get_prompt(name, arguments)
+
+        return await self._request(send)
 
     async def _request(self, send: Callable[[Client], Awaitable[_T]]) -> _T:
         client = self._client
         if client is None or self.state is not State.READY:
             raise self.away
+        sent = Sending()
+        token = sending.set(sent)
         try:
             return await send(client)
         except (MCPError, RuntimeError, anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
-            if self.ending.session:
+            # Of what else was on its way the server may have done a part.
+            if self.ending.session and sent.unseen:
                 raise SessionOver(str(self.away)) from error
             if self.ending.words is not None:
                 raise self.away from error
@@ -263,6 +287,8 @@ class Connection:
                 # Said by our HTTP client in the server's place.
                 raise ServerAway(error.message) from error
             raise
+        finally:
+            sending.reset(token)
 
     # ---- what there is at the server
 

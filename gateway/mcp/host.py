@@ -114,8 +114,15 @@ class McpHost:
         self._listeners.append(listener)
 
     def forget(self, server: str, owner: str) -> None:
-        """Close the principal's connection and keep nothing: their credentials have changed, or they are gone."""
-        self._pools[server].forget(owner)
+        """Close the principal's connection and keep nothing: their credentials have changed, or they are gone. Another
+        instance may tell of a server that there is not here."""
+        if (pool := self._pools.get(server)) is not None:
+            pool.forget(owner)
+
+    def forget_owner(self, owner: str) -> None:
+        """Of a principal who is gone: at no server anything of theirs goes on."""
+        for pool in self._pools.values():
+            pool.forget(owner)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         if self._group is None:
@@ -180,6 +187,15 @@ class McpHost:
         listings = await asyncio.gather(*(pool.listing(owner) for pool in self._pools.values()))
         return [Offer(server, one) for server, one in zip(self._pools, listings, strict=True) if one is not None]
 
+    async def listing(self, principal: Principal, server: str) -> Listing | None:
+        """What one server lists for the principal; no other one is waited for. Raises KeyError for a server that there
+        is not."""
+        return await self._pools[server].listing(principal.owner)
+
+    def shared(self, server: str) -> bool | None:
+        """Whether all principals use one connection (None: not known yet). Raises KeyError."""
+        return self._pools[server].shared
+
     async def read_resource(self, principal: Principal, server: str, uri: str) -> types.ReadResourceResult:
         """Raises ToolError, KeyError for a server that there is not."""
         return await self._ask(principal, server, lambda connection: connection.read(uri))
@@ -214,7 +230,9 @@ class McpHost:
 
     def _status(self, pool: Pool) -> ServerStatus:
         running = pool.connections
-        found = [self._tools_of(pool.server, listing) for _, listing in pool if listing is not None]
+        # Those of many principals are mostly the same one.
+        listings = _distinct(listing for _, listing in pool if listing is not None)
+        found = [self._tools_of(pool.server, listing) for listing in listings]
         return ServerStatus(
             server=pool.server,
             version=next((one.version for one in running if one.state is State.READY), None),
@@ -242,7 +260,7 @@ class _Caller:
         return await _once_more(
             self._pool,
             self._owner,
-            lambda connection: connection.call(tool, arguments, progress=progress, ask=ask),
+            lambda connection: connection.call(tool, arguments, owner=self._owner, progress=progress, ask=ask),
         )
 
 

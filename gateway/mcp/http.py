@@ -19,7 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CONNECTION_CLOSED
 
 from gateway.mcp.settings import McpServerSettings, shown_url
-from gateway.mcp.transports import Ending, Facts, ServerAway, TransportStreams
+from gateway.mcp.transports import Ending, Facts, ServerAway, SessionOver, TransportStreams, sending
 
 __all__ = ["http_transport"]
 
@@ -71,6 +71,8 @@ class _Client(httpx2.AsyncClient):
             response = await super().send(request, **options)
         except ServerAway as error:
             # What a principal's authentication says, which has its own words.
+            if isinstance(error, SessionOver):
+                self._session_over("was connected anew")
             return self._answer(request, str(error))
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             _log.info(
@@ -86,12 +88,17 @@ class _Client(httpx2.AsyncClient):
         if _SESSION in response.headers:
             self._facts.stateful = True
         if response.status_code == 404 and _SESSION in request.headers:
-            self._ending.set("has ended the session", ours=True, session=True)
+            self._session_over("has ended the session")
         if response.status_code in (401, 403, 429) or response.status_code >= 500:
             return await self._refusal(request, response)
         if response.headers.get("content-type", "").startswith("application/json"):
             return await self._read(request, response)
         return response
+
+    def _session_over(self, words: str) -> None:
+        self._ending.set(words, ours=True, session=True)
+        if (sent := sending.get()) is not None:
+            sent.unseen = True
 
     async def _read(self, request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
         """The SDK reads it as a whole as well, but takes a fault for an answer that can't be understood."""

@@ -134,6 +134,8 @@ class Pool:
         place = self._places.pop(owner, None)
         if place is not None and place.connection is not None:
             place.connection.close("was closed, as its credentials have changed")
+        # What readers keep was read with them.
+        self._tell(owner, ("tools", "resources", "prompts"))
 
     # ---- for the host
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import mcp_types as types
 from mcp.shared.exceptions import MCPError
@@ -25,16 +25,18 @@ _ARGUMENTS = 64
 
 
 class McpPrompts:
-    """A PromptSource (gateway/prompts.py)."""
+    """A PromptSource (gateway/prompts.py). A server's `permission` is needed for its prompts as for its tools."""
 
-    def __init__(self, host: McpHost) -> None:
+    def __init__(self, host: McpHost, may_use: Callable[[Principal, str, str | None], bool]) -> None:
         self._host = host
+        self._may_use = may_use
 
     async def prompts(self, principal: Principal) -> Sequence[PromptInfo]:
         return [
             _info(name, prompt)
             for offer in await self._host.offers(principal)
             for name, prompt in _named(offer.server, offer.listing).items()
+            if self._may_use(principal, f"prompt:{name}", self._host.servers[offer.server].permission)
         ]
 
     async def prompt(self, principal: Principal, name: str, arguments: Mapping[str, str]) -> Sequence[PromptLine]:

@@ -31,8 +31,9 @@ _CANCELLED: Final = types.ElicitResult(action="cancel")
 
 
 class _Call:
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask | None, owner: str | None) -> None:
         self.ask = ask
+        self.owner = owner
         self.asked = 0
         self.over = asyncio.Event()
 
@@ -44,21 +45,29 @@ class Questions:
     """Those of one connection.
 
     A question reaches the user of the call that it was asked for: that of the task which waits for the answer, as in
-    the protocol of 2026 and wherever it came over the call's own HTTP response; else the only call in flight. Where
-    that does not tell, it is declined: no user is asked what another one's call wants to know.
+    the protocol of 2026 and wherever it came over the call's own HTTP response; else the only call in flight, unless
+    the server may still be at one of another user that was given up. Where that does not tell, it is declined: no user
+    is asked what another one's call wants to know.
     """
 
     def __init__(self) -> None:
         self._calls: set[_Call] = set()
+        self._given_up: set[str | None] = set()
+        """Whose calls were cancelled, which a server need not heed; two of them are as good as all."""
 
     @asynccontextmanager
-    async def during(self, ask: Ask) -> AsyncGenerator[None]:
-        """While a call is in flight. What is still asked at its end is cancelled."""
-        call = _Call(ask)
+    async def during(self, ask: Ask | None, owner: str | None = None) -> AsyncGenerator[None]:
+        """While a call of the owner's is in flight, or (`ask` None) another request, whose questions nobody answers.
+        What is still asked at its end is cancelled."""
+        call = _Call(ask, owner)
         self._calls.add(call)
         token = _current.set(call)
         try:
             yield
+        except asyncio.CancelledError:
+            if ask is not None and len(self._given_up) < 2:
+                self._given_up.add(owner)
+            raise
         finally:
             _current.reset(token)
             self._calls.discard(call)
@@ -67,7 +76,7 @@ class Questions:
     async def answer(self, context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
         """The SDK's `elicitation_callback`."""
         call = self._call()
-        if call is None or call.asked >= MAX_QUESTIONS:
+        if call is None or call.ask is None or call.asked >= MAX_QUESTIONS:
             return _DECLINED
         url, schema = None, None
         if isinstance(params, types.ElicitRequestURLParams):
@@ -85,7 +94,8 @@ class Questions:
         call = _current.get()
         if call is not None:
             return call if call in self._calls else None
-        return next(iter(self._calls)) if len(self._calls) == 1 else None
+        only = next(iter(self._calls)) if len(self._calls) == 1 else None
+        return only if only is not None and self._given_up <= {only.owner} else None
 
 
 async def _asked(call: _Call, asking: asyncio.Future[Answer], form: bool) -> types.ElicitResult:

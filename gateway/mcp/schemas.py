@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from gateway.mcp.descriptions import clean, is_clean
 
-__all__ = ["DIALECTS", "MAX_DEPTH", "MAX_SIZE", "UnsafeSchema", "check_schema", "offered", "resolve"]
+__all__ = ["DIALECTS", "MAX_DEPTH", "MAX_SIZE", "UnsafeSchema", "check_schema", "measure", "offered", "resolve"]
 
 Json = dict[str, Any]
 
@@ -51,7 +51,7 @@ def check_schema(schema: Any) -> Json:
     if not isinstance(schema, dict):
         raise UnsafeSchema("it is no object")
     root = cast("Json", schema)
-    _measure(root)
+    measure(root)
     if root.get("type") != "object":
         raise UnsafeSchema("it is not for an object")
     if "$schema" in root and _dialect(root["$schema"]) not in DIALECTS:
@@ -181,8 +181,8 @@ def _range(checked: Json) -> None:
                 checked[exclusive] = checked.pop(limit)
 
 
-def _measure(root: Json) -> None:
-    """Without recursion, and before anything else looks at it."""
+def measure(root: Any) -> int:
+    """Its size, as MAX_SIZE counts it; without recursion, and before anything else looks at it. Raises UnsafeSchema."""
     size = 0
     level: list[Any] = [root]
     for _ in range(MAX_DEPTH):
@@ -203,7 +203,7 @@ def _measure(root: Json) -> None:
             if size > MAX_SIZE:
                 raise UnsafeSchema(f"it is larger than {MAX_SIZE:,} characters")
         if not below:
-            return
+            return size
         level = below
     raise UnsafeSchema(f"it has more than {MAX_DEPTH} levels")
 

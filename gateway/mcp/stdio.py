@@ -194,6 +194,8 @@ async def _deliver(line: bytes, incoming: MemoryObjectSendStream[SessionMessage 
     except ValueError:
         # Many print a greeting. It may hold anything, so that it is not repeated in a log.
         _log.debug("mcp_line_that_is_no_message", bytes=len(line))
+        # Nobody takes it, and so nobody else would have a turn before the buffer is empty.
+        await asyncio.sleep(0)
         return True
     try:
         await incoming.send(SessionMessage(message))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import mcp_types as types
 from mcp.client import ClientSession, InputRequiredRoundsExceededError
@@ -17,10 +17,14 @@ from gateway.mcp.descriptions import clean
 from gateway.mcp.names import Dropped, NameRules, name_tools
 from gateway.mcp.progress import Progress
 from gateway.mcp.results import failure, result_of
-from gateway.mcp.schemas import UnsafeSchema, check_schema, offered
+from gateway.mcp.schemas import MAX_SIZE, UnsafeSchema, check_schema, measure, offered
 from gateway.tools.port import Answer, ToolContext, ToolError, ToolSettings
 
 __all__ = ["Ask", "CallTool", "Defined", "Definition", "McpTool", "define", "leave_results_unchecked"]
+
+
+# Of all schemas of a server together, as each is measured: to check them holds everybody up.
+_ROOM: Final = 64 * MAX_SIZE
 
 
 class Ask(Protocol):
@@ -124,13 +128,20 @@ def define(
     named = name_tools(server, tools, rules)
     dropped = list(named.dropped)
     definitions: list[Definition] = []
+    room = _ROOM
     for name, own in named.tools.items():
         tool = tools[own]
+        size = MAX_SIZE
         try:
+            if room <= 0:
+                raise UnsafeSchema("those before it are too large together")
+            size = measure(tool.input_schema)
             schema = check_schema(tool.input_schema)
         except UnsafeSchema as error:
             dropped.append(Dropped(own, f"its input schema can't be used: {error}"))
             continue
+        finally:
+            room -= size
         definitions.append(
             Definition(
                 server=server,

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, Self, cast
 
 import mcp_types as types
 from mcp.client._transport import ReadStream, TransportStreams
+from mcp.shared._stream_protocols import WriteStream
 from mcp.shared.message import SessionMessage
 from mcp_types import methods
 from msgspec import Struct, field
@@ -26,16 +27,25 @@ __all__ = [
     "Ending",
     "Facts",
     "Messages",
+    "Sending",
     "ServerAway",
     "SessionOver",
     "Transport",
     "TransportStreams",
+    "WatchedAnswers",
     "WatchedMessages",
+    "sending",
 ]
 
 Messages = ReadStream[SessionMessage | Exception]
 
 _LISTED: Final = 20
+# Values of a message. What is wrong with each of them costs a hundred times as much memory as the value.
+_VALUES: Final = 300_000
+_FAULTS: Final = 100
+_TOOLS: Final = 2_000
+# Answers to a server's own requests that wait for it to read them.
+_UNREAD: Final = 200
 
 
 class ServerAway(ToolError):
@@ -44,6 +54,17 @@ class ServerAway(ToolError):
 
 class SessionOver(ServerAway):
     """The server knows the session no more, and so has not looked at the request: it may be sent again in another."""
+
+
+class Sending:
+    """One request of ours on its way. `unseen`: it was turned away for its session, before anybody looked at it."""
+
+    def __init__(self) -> None:
+        self.unseen = False
+
+
+sending: Final[contextvars.ContextVar[Sending | None]] = contextvars.ContextVar("mcp_sending", default=None)
+"""That of the task which waits for the answer: the SDK sends it in the context of that task."""
 
 
 class Ending:
@@ -82,9 +103,42 @@ class Transport(AbstractAsyncContextManager[TransportStreams], Protocol):
     """Entered and left once, in one task. Raises ServerAway where the server can't be reached."""
 
 
+class WatchedAnswers:
+    """The stream to a server. One that asks and asks, and does not read the answers, ends the connection."""
+
+    def __init__(self, stream: WriteStream[SessionMessage], ending: Ending) -> None:
+        self._stream = stream
+        self._ending = ending
+        self._waiting = 0
+
+    async def send(self, item: SessionMessage, /) -> None:
+        if not isinstance(item.message, types.JSONRPCResponse | types.JSONRPCError):
+            await self._stream.send(item)
+            return
+        self._waiting += 1
+        if self._waiting > _UNREAD:
+            self._ending.set("does not read the answers to what it asks")
+        try:
+            await self._stream.send(item)
+        finally:
+            self._waiting -= 1
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> bool | None:
+        return await self._stream.__aexit__(exc_type, exc_val, exc_tb)
+
+
 class WatchedMessages:
-    """The stream of a server's messages, with two changes: its end is the connection's, and a list of tools comes
-    without those that are none, for which the SDK would refuse the whole list."""
+    """The stream of a server's messages, with three changes: its end is the connection's, a message of too many values
+    is none, and a list of tools comes without those that are none, for which the SDK would refuse the whole list."""
 
     def __init__(self, stream: Messages, ending: Ending, facts: Facts) -> None:
         self._stream = stream
@@ -122,16 +176,24 @@ class WatchedMessages:
         return await self._stream.__aexit__(exc_type, exc_val, exc_tb)
 
     def _seen(self, item: SessionMessage | Exception) -> SessionMessage | Exception:
-        if isinstance(item, SessionMessage) and isinstance(item.message, types.JSONRPCResponse):
-            result = item.message.result
+        if not isinstance(item, SessionMessage):
+            return item
+        message = item.message
+        if isinstance(message, types.JSONRPCResponse):
+            result = message.result
+            if not _is_moderate(result):
+                error = types.ErrorData(code=types.INTERNAL_ERROR, message=f"an answer of more than {_VALUES:,} values")
+                return SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=message.id, error=error))
             # No other result has such a list at its top.
             if isinstance(result.get("tools"), list) and self._facts.version is not None:
                 result["tools"] = self._tools(result, self._facts.version)
+        elif not isinstance(message, types.JSONRPCError) and not _is_moderate(message.params):
+            return ValueError("a message of too many values")
         return item
 
     def _tools(self, result: dict[str, Any], version: str) -> list[Any]:
-        tools: list[Any] = result["tools"]
-        if _fault(result, version) is None:
+        tools: list[Any] = result["tools"][:_TOOLS]
+        if _fault({**result, "tools": tools}, version) is None:
             return tools
         kept: list[Any] = []
         for tool in tools:
@@ -145,12 +207,30 @@ class WatchedMessages:
         return kept or tools
 
 
+def _is_moderate(message: Any) -> bool:
+    """Whether it has no more than so many values."""
+    values = 0
+    waiting = [message]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            value = list(cast("dict[str, Any]", value).values())
+        if isinstance(value, list):
+            values += len(cast("list[Any]", value))
+            if values > _VALUES:
+                return False
+            waiting += [one for one in cast("list[Any]", value) if isinstance(one, dict | list)]
+    return True
+
+
 def _fault(result: dict[str, Any], version: str) -> str | None:
     """What the SDK would refuse the list for."""
     try:
         methods.validate_server_result("tools/list", version, result)
         types.ListToolsResult.model_validate(result, by_name=False)
     except ValidationError as error:
+        if error.error_count() > _FAULTS:
+            return "hardly anything of it is as it should be"
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"] if step not in ("tools", 0))
         return f"{place}: {first['msg'].lower()}"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import anyio
 import structlog
 
 from gateway.auth.principal import Principal
@@ -56,10 +57,11 @@ class AwaitedCalls:
 
     async def _cancel(self, principal: Principal, context_id: str, call_id: str) -> None:
         cancel = Cancel(id=new_id("cancel_"), context_id=context_id, tool_call_id=call_id)
-        # Shielded, or what cancelled the wait would cancel this as well.
+        # Shielded, or what cancelled the wait would cancel this as well: a scope of the SDK's does it time and again.
         stored = asyncio.ensure_future(self._conversations.cancel(principal, cancel))
-        done, _ = await asyncio.wait((stored,), timeout=_CANCEL_SECONDS)
-        if not done:
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait((stored,), timeout=_CANCEL_SECONDS)
+        if not stored.done():
             stored.cancel()
         elif stored.exception() is not None:
             _log.warning(

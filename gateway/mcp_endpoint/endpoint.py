@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol, cast
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -26,6 +27,8 @@ from gateway.routing import Routes
 from gateway.throttle import Throttle
 from protocol.errors import ProtocolError
 from stores.ports import StoreError
+
+_log = structlog.stdlib.get_logger(__name__)
 
 __all__ = ["PRINCIPAL", "Endpoint", "Offered", "endpoint_routes"]
 
@@ -65,8 +68,17 @@ class Endpoint:
         self._manager: Manager
 
     async def run(self) -> None:
-        """Own the server until cancelled."""
-        await self._wanted.wait()
+        """Own the server until cancelled. One that fails is made again for whoever comes next."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                await self._serve()
+            # The boundary to the SDK: what goes wrong in it must not end the gateway.
+            except Exception:  # noqa: BLE001
+                _log.exception("mcp_endpoint_failed")
+
+    async def _serve(self) -> None:
         self._manager = await asyncio.to_thread(self._make)
         async with self._manager.run():
             self._serving.set()
@@ -121,7 +133,8 @@ def endpoint_routes(
         return cast("Manager", server.make_manager(offered))
 
     endpoint = Endpoint(authenticator, origins, make)
-    return [Route("/mcp", endpoint, methods=["GET", "POST", "DELETE"])], endpoint
+    # Without sessions there is nothing to end, nor anything to tell on a stream that would stay open for ever.
+    return [Route("/mcp", endpoint, methods=["POST"])], endpoint
 
 
 async def _missing(request: Request) -> Response:

@@ -72,7 +72,7 @@ class McpResources:
         self._known: WeakKeyDictionary[Listing, dict[str, types.Resource]] = WeakKeyDictionary()
 
     def private(self, uri: str | None) -> bool:
-        return not any(status.shared for status in self._host.status() if status.server == self._server)
+        return not self._host.shared(self._server)
 
     async def list(self, principal: Principal) -> Sequence[ResourceInfo]:
         listed_by_uri = self._by_uri(await self._listing(principal))
@@ -139,8 +139,7 @@ class McpResources:
         """The host closes its connections itself."""
 
     async def _listing(self, principal: Principal) -> Listing:
-        offers = await self._host.offers(principal)
-        return next((offer.listing for offer in offers if offer.server == self._server), Listing())
+        return await self._host.listing(principal, self._server) or Listing()
 
     async def _spelling(self, principal: Principal, uri: str) -> tuple[str, str | None]:
         """How the server spells the URI, and the MIME type that it lists. Its list is not waited for long: it matters

@@ -175,9 +175,10 @@ class ContextStore(Protocol):
         ...
 
     async def park(self, key: ContextKey, turn_id: str, fence: int, seen: int, wake_at: float | None = None) -> bool:
-        """Make the turn PARKED without runner, until `wake_at` (seconds since 1970) at most; False where an event that
-        the runner did not write, or a cancel, with an `order` above `seen` is there. (The runner did not write steering
-        messages, approvals, and answers stored by `answer`.) Raises Fenced."""
+        """Make the turn PARKED without runner, until `wake_at` (seconds since 1970) at most; False where it was
+        cancelled (nobody would wake it), or where an event that the runner did not write, or a cancel, with an `order`
+        above `seen` is there. (The runner did not write steering messages, approvals, and answers stored by `answer`.)
+        Raises Fenced."""
         ...
 
     async def release(self, key: ContextKey, turn_id: str, fence: int) -> None:

@@ -167,6 +167,55 @@ async def test_what_a_person_wants_remembered_counts_in_that_context(tmp_path: P
         assert answer["result"] == "saw four"
 
 
+async def test_what_is_remembered_is_exported_and_deleted_with_its_context(tmp_path: Path) -> None:
+    async with desk(tmp_path) as ann:
+        turn = await ann.say('call look {"at": "one"}')
+        await ann.decide(await ann.waiting(turn), approved=True, remember="context")
+        await ann.end(turn)
+        headers = {"X-API-Key": ann.key}
+        async with httpx.AsyncClient(base_url=ann.gateway.url, headers=headers, trust_env=False) as http:
+            (context,) = (await http.get("/v1/export")).json()["contexts"]
+            assert context["remembered"] == [{"tool": "look", "approved": True}]
+            assert (await http.delete("/v1/contexts/chat")).status_code < 300
+        assert not await ann.ran_at_once('call look {"at": "two"}')
+
+
+async def test_a_tool_that_changed_while_its_call_waited_is_asked_about_again(tmp_path: Path) -> None:
+    """What is remembered is what somebody saw, not what the tool has become by the time of the decision."""
+
+    def declared(description: str) -> list[dict[str, Any]]:
+        return [{"name": "lookup", "description": description, "parameters": {"type": "object"}}]
+
+    async with (
+        desk(tmp_path) as ann,
+        Wire(ann.gateway.ws, ann.key) as phone,
+        Wire(ann.gateway.ws, ann.key) as tablet,
+    ):
+        await phone.hello(tools=declared("Looks something up."))
+        turn = await ann.say("call lookup {}")
+        call = await ann.waiting(turn)
+        await tablet.hello(tools=declared("Sells something."))
+        assert (await ann.decide(call, approved=True, remember="context"))["type"] == "ack"
+        answer = {"id": "a", "context_id": "chat", "tool_call_id": call, "result": "found", "status": "success"}
+        assert (await phone.ask("tool_response", **answer))["type"] == "ack"
+        (found,) = await ann.end(turn)
+        assert found["result"] == "found"
+        assert not await ann.ran_at_once("call lookup {}")
+
+
+async def test_a_decision_over_http_is_remembered_too(tmp_path: Path) -> None:
+    async with desk(tmp_path) as ann:
+        turn = await ann.say('call look {"at": "one"}')
+        call = await ann.waiting(turn)
+        headers = {"X-API-Key": ann.key}
+        async with httpx.AsyncClient(base_url=ann.gateway.url, headers=headers, trust_env=False) as http:
+            body = {"tool_call_id": call, "approved": True, "remember": "context"}
+            assert (await http.post("/v1/contexts/chat/approvals", json=body)).status_code == 200
+            assert (await http.post("/v1/contexts/chat/approvals", json=body)).status_code == 409
+        await ann.end(turn)
+        assert await ann.ran_at_once('call look {"at": "two"}')
+
+
 async def test_what_waits_the_first_time_does_not_once_somebody_said_yes(tmp_path: Path) -> None:
     async with desk(tmp_path) as ann:
         assert not await ann.ran_at_once('call send {"text": "a"}')
@@ -178,6 +227,25 @@ async def test_what_waits_the_first_time_does_not_once_somebody_said_yes(tmp_pat
         assert ann.runs == ["send b", "send c"]
 
 
+async def test_what_was_allowed_is_not_run_by_a_tool_that_changed_since(tmp_path: Path) -> None:
+    async with desk(tmp_path) as ann:
+        turn = await ann.say('call look {"at": "one"}')
+        call = await ann.waiting(turn)
+        ann.gateway.kill()
+        ann.gateway.env["LOOK_SAYS"] = "Sell something."
+        await ann.gateway.start()
+        async with Wire(ann.gateway.ws, ann.key) as wire:
+            await wire.hello(cursors={"chat": None})
+            await wire.wait(lambda f: f["type"] == "snapshot")
+            assert (await ann.decide(call, wire, approved=True, remember="context"))["type"] == "ack"
+            ann.wire = wire
+            (answer,) = await ann.end(turn)
+            assert (answer["status"], answer["error"]["code"]) == ("error", "conflict")
+            assert ann.runs == []
+            # It may be called again, as what it is now: nobody was asked about that.
+            assert not await ann.ran_at_once('call look {"at": "two"}')
+
+
 async def test_a_call_waits_through_a_kill(tmp_path: Path) -> None:
     async with desk(tmp_path) as ann:
         turn = await ann.say('call pay {"amount": 500, "to": "bob"}')
@@ -186,8 +254,13 @@ async def test_a_call_waits_through_a_kill(tmp_path: Path) -> None:
         await ann.gateway.start()
         async with Wire(ann.gateway.ws, ann.key) as wire:
             await wire.hello(cursors={"chat": None})
-            snapshot = await wire.wait(lambda f: f["type"] == "snapshot")
-            assert [running["call"]["id"] for running in snapshot["running"]] == [call]
+
+            def shown(frame: Frame) -> bool:
+                # After the snapshot, where the kill came before the store knew the call's seq.
+                calls = [frame] if frame["type"] == "tool_call" else [each["call"] for each in frame.get("running", ())]
+                return call in [each["id"] for each in calls]
+
+            await wire.wait(shown)
             decided = await ann.decide(call, wire, approved=True)
             assert decided["type"] == "ack", decided
             ann.wire = wire

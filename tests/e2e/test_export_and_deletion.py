@@ -122,17 +122,18 @@ async def test_nothing_of_a_deleted_context_is_left(gateway: GatewayProcess) -> 
     key = gateway.key()
     async with client_of(gateway, key) as http, Wire(gateway.ws, key) as wire:
         session = (await wire.hello(cursors={}))["session_id"]
-        await http.post("/v1/contexts", json={"id": "zeppelin-id", "title": "zeppelin", "metadata": {"zeppelin": 1}})
-        await wire.turn("the zeppelin lands", "zeppelin-id", metadata={"zeppelin": 2})
-        await wire.turn('call calculator {"expression": "1", "zeppelin": 3}', "zeppelin-id")
+        # Of the context's id the audit of its calls goes on to tell (docs/audit.md).
+        await http.post("/v1/contexts", json={"id": "the-id", "title": "zeppelin", "metadata": {"zeppelin": 1}})
+        await wire.turn("the zeppelin lands", "the-id", metadata={"zeppelin": 2})
+        await wire.turn('call calculator {"expression": "1", "zeppelin": 3}', "the-id")
         await wire.turn("a harbour", "other")
         assert left_on_disk(gateway, "zeppelin")
-        assert (await http.delete("/v1/contexts/zeppelin-id")).status_code == 204
+        assert (await http.delete("/v1/contexts/the-id")).status_code == 204
         assert left_on_disk(gateway, "zeppelin") == []
         assert left_on_disk(gateway, "harbour")
         assert (await http.get("/v1/search", params={"q": "zeppelin"})).json()["results"] == []
         assert "zeppelin" not in (await http.get("/v1/export")).text
-        assert (await http.delete("/v1/contexts/zeppelin-id")).status_code == 404
+        assert (await http.delete("/v1/contexts/the-id")).status_code == 404
         # The session does not bring it back.
         await wire.ask("subscribe", context_id="other")
         await wire.turn("more of it", "other")
@@ -140,7 +141,7 @@ async def test_nothing_of_a_deleted_context_is_left(gateway: GatewayProcess) -> 
     async with Wire(gateway.ws, key) as wire:
         await wire.hello(session_id=session)
         await wire.turn("and more", "other")
-        assert not [frame for frame in wire.frames if frame.get("context_id") == "zeppelin-id"]
+        assert not [frame for frame in wire.frames if frame.get("context_id") == "the-id"]
     assert left_on_disk(gateway, "zeppelin") == []
 
 

@@ -68,18 +68,36 @@ def test_what_is_asked_is_bound_to_the_tool_as_it_is_when_the_call_is_made(rule:
     ("first", "approved", "wanted", "remembers"),
     [
         (False, True, False, None),
-        (False, True, True, True),
-        (False, False, True, False),
-        (True, True, False, True),
+        (False, True, True, Remembered(PAY.definition, approved=True)),
+        (False, False, True, Remembered(PAY.definition, approved=False)),
+        (True, True, False, Remembered(f"{PAY.definition}/first", approved=True)),
+        (True, True, True, Remembered(PAY.definition, approved=True)),
         (True, False, False, None),
-        (True, False, True, False),
+        (True, False, True, Remembered(PAY.definition, approved=False)),
     ],
 )
 def test_a_decision_counts_from_then_on_where_the_rule_or_the_person_says_so(
-    first: bool, approved: bool, wanted: bool, remembers: bool | None
+    first: bool, approved: bool, wanted: bool, remembers: Remembered | None
 ) -> None:
-    found = to_remember(Asked(PAY.definition, first), approved=approved, wanted=wanted)
-    assert found == (None if remembers is None else Remembered(PAY.definition, remembers))
+    assert to_remember(Asked(PAY.definition, first), approved=approved, wanted=wanted) == remembers
+
+
+@pytest.mark.parametrize(("wanted", "becomes"), [(False, "ask"), (True, "run")])
+async def test_what_was_allowed_the_first_time_does_not_allow_what_always_waits(wanted: bool, becomes: str) -> None:
+    clerk = Principal(tenant="acme", subject="alice", roles=("clerk", "guest"))
+    rules: dict[str, dict[str, Rule]] = {"clerk": {"pay": "first"}, "guest": {"pay": When({"amount": {"gt": 100}})}}
+    decisions = Decisions()
+    consent = Consent(Approvals(rules, {}), decisions)
+    assert await consent.of(clerk, CHAT, PAY, {"amount": 1}) == "ask"
+    found = to_remember(consent.asked(clerk, PAY, {"amount": 1}), approved=True, wanted=wanted)
+    assert found is not None
+    decisions.kept[found.definition] = found.approved
+    assert await consent.of(clerk, CHAT, PAY, {"amount": 2}) == "run"
+    assert await consent.of(clerk, CHAT, PAY, {"amount": 1_000_000}) == becomes
+    # Nor where the rule became another one, or the person said no for good.
+    assert await consent.of(ALICE, CHAT, PAY, {"amount": 1}) == becomes
+    decisions.kept[PAY.definition] = False
+    assert await consent.of(clerk, CHAT, PAY, {"amount": 2}) == "deny"
 
 
 def test_nothing_is_remembered_of_what_was_asked_about_no_tool() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.models.settings import ModelSettings
 from gateway.auth.principal import Principal
+from gateway.models.settings import ModelSettings
 from gateway.settings import ServerSettings, Settings, SettingsError, check_exposure, load_settings
 
 SECRET = "a-secret-of-more-than-thirty-two-bytes"

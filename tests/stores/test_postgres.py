@@ -92,6 +92,34 @@ async def test_four_stores_that_are_opened_at_once_on_an_empty_database() -> Non
     await asyncio.gather(*(store.close() for store in stores))
 
 
+async def test_a_migration_locks_one_table_that_is_in_use_at_most() -> None:
+    """Instances of the version before go on meanwhile: of two tables, one would be waited for by whoever waits for the
+    other."""
+    roots = (
+        "SELECT oid FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition AND relname <> 'schema_migrations'"
+    )
+    locked = (
+        "SELECT DISTINCT relation::regclass::text FROM pg_locks WHERE pid = pg_backend_pid()"
+        " AND relation = ANY($1::oid[])"
+        " AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')"
+    )
+    async with administrator(await new_database()) as admin:
+        for name in NAMES:
+            async with admin.transaction():
+                before = [row["oid"] for row in await admin.fetch(roots + " AND relnamespace = 'public'::regnamespace")]
+                await admin.execute((MIGRATIONS / f"{name}.sql").read_text())
+                assert len(await admin.fetch(locked, before)) <= 1, name
+
+
+async def test_what_a_version_without_deadlines_parks_has_its_deadline_made_out() -> None:
+    url = postgres_server().url_of(name := await new_database())
+    async with opened(url) as store:
+        await running(store, KEY)
+        async with administrator(name) as admin:
+            await admin.execute("UPDATE turns SET state = 'parked', runner = NULL")
+        assert [turn.id for turn in await store.turns_to_run(None, 10)] == ["a"]
+
+
 async def test_a_database_of_a_newer_version_is_left_alone() -> None:
     name = await new_database()
     url = postgres_server().url_of(name)

@@ -706,13 +706,25 @@ async def test_a_turn_is_not_parked_over_something_that_the_runner_did_not_write
         any_store.approve(A, approval("p1", "c1", "a")),
         any_store.answer(A, response("r1", "c1", "a"), None),
         any_store.cancel(A, "x1", None, "c1"),
-        any_store.cancel(A, "x2", "a", None),
     ):
         await step
         assert await any_store.park(A, "a", fence, seen) is False
         assert (await rows_of(any_store, A)).turn.runner == "inst"
         seen = await last_order(any_store)
     assert await any_store.park(A, "a", fence, seen) is True
+
+
+@pytest.mark.parametrize("how", ["cancelled", "interrupted"])
+async def test_a_turn_that_is_over_for_its_user_is_not_parked(any_store: ContextStore, how: str) -> None:
+    fence = (await running(any_store, A)).fence
+    await any_store.write(A, "a", fence, [tool_call("c1", "a", needs_approval=True)])
+    if how == "cancelled":
+        await any_store.cancel(A, "x1", "a", None)
+    else:
+        # Which leaves no cancel: nobody would wake the turn, and what interrupted it would wait for good.
+        assert (await any_store.submit(A, message("b", "b"), turn("b"), "interrupt")).interrupted == "a"
+    assert await any_store.park(A, "a", fence, NEWEST) is False
+    assert (await rows_of(any_store, A)).turn.runner == "inst"
 
 
 async def test_a_released_turn_is_claimed_at_once(any_store: ContextStore) -> None:

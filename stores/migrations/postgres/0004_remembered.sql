@@ -1,3 +1,7 @@
+-- A person said no: nobody else answers the call. (Not in the migration before: one that locks two tables that are in use
+-- waits for whoever waits for it.)
+ALTER TABLE calls ADD COLUMN denied boolean NOT NULL DEFAULT false;
+
 -- What a decision on a call may be remembered under, and whether an approval is without being asked to.
 ALTER TABLE calls ADD COLUMN definition text COLLATE "C";
 

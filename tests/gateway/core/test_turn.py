@@ -161,7 +161,7 @@ def test_a_call_that_waits_for_a_person_parks_the_turn_until_it_is_approved_with
     assert turn.finish("stop", None)[-1] == Park()
     assert turn.phase is Phase.PARKED
     approval = decided(call.id, approved=True, edited=True)
-    assert turn.approval(approval) == [Append(approval), RunTool(call.id, "charge", {"amount": 2})]
+    assert turn.approval(approval) == [Append(approval), RunTool(call.id, "charge", {"amount": 2}, decided=True)]
     assert turn.phase is Phase.CALLS
     again = decided(call.id, approved=False)
     assert turn.approval(again) == [Append(again)]
@@ -346,7 +346,7 @@ def test_a_decision_that_came_while_nobody_ran_the_turn_counts() -> None:
     decisions = [decided("tool_1", approved=False, reason="no"), decided("tool_2", approved=True, edited=True)]
     _, effects = resumed(*calls, *decisions)
     assert [(e.status, e.result) for e in stored(effects) if isinstance(e, ToolResponse)] == [("denied", "no")]
-    assert effects[-1] == RunTool("tool_2", "charge", {"amount": 2})
+    assert effects[-1] == RunTool("tool_2", "charge", {"amount": 2}, decided=True)
 
 
 def test_a_call_that_was_cancelled_while_nobody_ran_the_turn_is_not_run() -> None:

@@ -173,3 +173,18 @@ def test_what_is_found_is_wrong_by_the_schema(schema: Any, value: Any) -> None:
     if Arguments(whole).problem({"a": value}) is not None:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"a": value}, whole)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"enum": list(range(8_000))},
+        {"type": ["integer"] * 8_000},
+        {"$ref": "#/$defs/" + "a" * 60_000},
+    ],
+)
+def test_what_is_long_to_compare_with_is_not_compared_without_end(rules: dict[str, Any]) -> None:
+    schema: dict[str, Any] = {"type": "object", "properties": {"a": {"items": rules}}, "$defs": {"a" * 60_000: {}}}
+    began = time.process_time()
+    assert Arguments(schema).problem({"a": [7_999] * 19_000 + ["wrong"]}) is None
+    assert time.process_time() - began < 1

@@ -11,6 +11,8 @@ import httpx2
 import mcp_types as types
 import pytest
 
+from gateway.auth.principal import Principal
+from gateway.core.policy import Policy
 from gateway.mcp.checking import check_servers
 from gateway.mcp.oauth_settings import OAuthSettings
 from gateway.mcp.prompts import McpPrompts
@@ -101,7 +103,19 @@ async def test_where_it_is_not_known_whose_question_it_is_nobody_is_asked() -> N
         assert [who for who, _ in world.asked] == ["ann"]
         other.cancel()
         await asyncio.wait((other,))
-        assert (await world.result("elicit"))["action"] == "accept"
+        # The server may be at it all the same, and ask for it now.
+        assert (await world.result("elicit"))["action"] == "decline"
+        assert (await world.result("elicit", BOB))["action"] == "accept"
+
+
+async def test_prompts_are_for_those_who_may_use_their_server() -> None:
+    guest = Principal(tenant="t", subject="eve", roles=("guest",))
+    staff = Principal(tenant="t", subject="sue", roles=("staff",))
+    policy = Policy({"guest": ["prompt:*"], "staff": ["prompt:*", "tool:closed"]})
+    async with over_http(FakeMCP(), permission="tool:closed") as world:
+        prompts = McpPrompts(world.host, policy.may_use)
+        assert await prompts.prompts(guest) == await prompts.prompts(ANN) == []
+        assert [prompt.name for prompt in await prompts.prompts(staff)] == ["fake__greet", "fake__picture"]
 
 
 @ERAS
@@ -172,7 +186,7 @@ async def test_what_is_read_is_the_principals_own() -> None:
 
 async def test_prompts() -> None:
     async with over_http(FakeMCP()) as world:
-        prompts = McpPrompts(world.host)
+        prompts = McpPrompts(world.host, Policy({}).may_use)
         greet, picture = await prompts.prompts(ANN)
         assert (greet.name, picture.name) == ("fake__greet", "fake__picture")
         assert [(argument.name, argument.required) for argument in greet.arguments] == [("name", True)]

@@ -123,6 +123,18 @@ async def test_a_session_that_the_server_forgot_is_begun_anew() -> None:
         assert (server.sessions, after["calls"]) == (2, 2), "the call ran once"
 
 
+async def test_what_a_forgotten_session_was_at_is_not_done_twice() -> None:
+    server = FakeMCP(era="legacy")
+    async with over_http(server) as world:
+        before = (await world.result("whoami"))["session"]
+        held = asyncio.create_task(world.run("hold"))
+        await server.wait_for(lambda: server.counts["hold"] == 1)
+        server.refuse = refusing(Refusal(404), {before})
+        assert await world.result("echo", text="x") == "x"
+        assert (await held).result == "the MCP server 'fake' has ended the session"
+        assert server.counts["hold"] == 1
+
+
 async def test_a_server_that_forgets_every_session_is_an_error() -> None:
     server = FakeMCP(era="legacy")
     async with over_http(server) as world:

@@ -82,11 +82,16 @@ async def test_nothing_is_kept_of_a_principal_that_is_forgotten() -> None:
         ann, bob = await pid(world), await pid(world, BOB)
         call = asyncio.create_task(world.run("hang"))
         await eventually(lambda: world.status().calls == 1)
+        world.changes.clear()
         world.host.forget("fake", ANN.owner)
+        assert ("fake", ANN.owner, "resources", None) in world.changes, "what readers keep is another account's"
         assert "credentials have changed" in (await call).result
         assert await pid(world) != ann
         assert await pid(world, BOB) == bob
         world.host.forget("fake", "t/nobody")
+        world.host.forget("elsewhere", ANN.owner)
+        world.host.forget_owner(BOB.owner)
+        assert await pid(world, BOB) != bob
 
 
 async def test_a_host_that_is_closed_connects_to_nobody() -> None:
@@ -128,7 +133,11 @@ async def test_a_host_that_is_cancelled_twice_leaves_no_process() -> None:
 
 
 async def test_what_a_slow_server_shows_is_not_waited_for_by_each() -> None:
-    silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(1000), "127.0.0.1", 0)
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(hear, "127.0.0.1", 0)
     async with silent:
         url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}/mcp"
         async with running(McpServerSettings(url=url, connect_seconds=0.3, start_seconds=5)) as world:

@@ -84,6 +84,17 @@ async def test_lines_that_are_no_messages_are_passed_over() -> None:
         assert await world.result("echo", text="x") == "x"
 
 
+async def test_a_flood_of_what_nobody_asked_for_holds_nobody_up() -> None:
+    async with running(plain()) as world:
+        assert await world.result("raw", line="x\n" * 3_000) == "written"
+        ping = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        flood = "\n".join([ping] * 20_000)
+        assert (
+            await world.result("raw", line=flood) == "the MCP server 'fake' does not read the answers to what it asks"
+        )
+        assert len(asyncio.all_tasks()) < 2_000
+
+
 async def test_a_cancelled_call_is_cancelled_at_the_server() -> None:
     async with running(plain()) as world:
         await process(world)

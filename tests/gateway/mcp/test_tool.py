@@ -157,6 +157,14 @@ def test_one_bad_tool_does_no_harm_to_the_others() -> None:
     assert defined.tools[0].description == ""
 
 
+def test_the_schemas_of_a_server_have_a_limit_together() -> None:
+    large: dict[str, Any] = {"type": "object", "allOf": [{}] * 7_000}
+    found = define("s", [types.Tool(name=f"t{number}", input_schema=large) for number in range(200)])
+    assert [tool.name for tool in found.tools] == [f"s__t{number}" for number in range(len(found.tools))]
+    assert 60 < len(found.tools) < 80
+    assert found.dropped[-1].reason == "its input schema can't be used: those before it are too large together"
+
+
 def test_what_is_said_of_a_tool_is_clean() -> None:
     (made,) = define("s", [listed("a", description="Do\u202e it.\x00")]).tools
     assert made.description == "Do it."
