@@ -68,8 +68,10 @@ def _environment(name: str) -> Path:
     _ENVIRONMENTS.mkdir(exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=_ENVIRONMENTS))
     try:
-        _run(sys.executable, "-m", "venv", str(work))
-        _run(str(work / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(pins))
+        # Debian's python3 comes without ensurepip: the pip of the tests does it.
+        _run(sys.executable, "-m", "venv", "--without-pip", str(work))
+        python = str(work / "bin" / "python")
+        _run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "-r", str(pins))
         # Scripts of an environment name its folder; a link keeps both names good.
         work.chmod(0o755)
         try:
