@@ -26,7 +26,7 @@ cluster: setup
 
 # The whole suite; before it, the parts whose own tests must reach every branch.
 test: setup coverage
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3
 
 coverage: setup
 	$(BIN)/coverage run --data-file=.coverage.protocol --source=protocol -m pytest -q tests/protocol
