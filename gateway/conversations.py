@@ -156,7 +156,7 @@ class Conversations:
         self, principal: Principal, frame: CallTool, session_id: str | None, via: AuditVia = "client"
     ) -> Receipt:
         """Store a direct tool call as a turn of its own."""
-        await self._count(principal)
+        await self._throttle.admit(principal.owner)
         key = self.key(principal, frame.context_id, frame.id)
         route = await self._routes.route_for(key, principal, session_id, frame.tool, frame.parameters)
         if route is None:
@@ -253,7 +253,7 @@ class Conversations:
             if await self._routes.known(principal, None, name) is None:
                 raise ProtocolError("not_found", f"there is no tool {name!r} for you", path=f"tools[{place}]")
         await self._check_resources(principal, frame)
-        await self._count(principal)
+        await self._throttle.admit(principal.owner)
 
     async def _check_resources(self, principal: Principal, frame: SendMessage) -> None:
         """What the message names to be read exists as far as the principal may know; nothing is read yet."""
@@ -307,11 +307,6 @@ class Conversations:
             return frame
         said = await self._prompts.content(principal, frame.prompt)
         return replace(frame, content=begun_with(said, frame.content), prompt=None)
-
-    async def _count(self, principal: Principal) -> None:
-        wait = await self._throttle.take(principal.owner)
-        if wait:
-            raise ProtocolError("rate_limited", "too many messages a minute", retry_after=round(wait, 3))
 
     def key(self, principal: Principal, context_id: str | None, frame_id: str) -> ContextKey:
         """The context that a frame is for. Without a `context_id` it is derived from the frame's id, so that the same

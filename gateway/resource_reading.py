@@ -9,16 +9,9 @@ from gateway.auth.principal import Principal
 from gateway.resources.port import ResourceContent, ResourceError, Unavailable
 from gateway.resources.reader import ResourceReader
 from gateway.throttle import Throttle
-from protocol.errors import ProtocolError
 from stores.audit_records import AuditVia
 
-__all__ = ["ResourceReading", "admit"]
-
-
-async def admit(throttle: Throttle, principal: Principal) -> None:
-    """Count what is like a message to the principal. Raises ProtocolError `rate_limited`, Unavailable."""
-    if wait := await throttle.take(principal.owner):
-        raise ProtocolError("rate_limited", "too many messages a minute", retry_after=round(wait, 3))
+__all__ = ["ResourceReading"]
 
 
 class ResourceReading:
@@ -32,7 +25,7 @@ class ResourceReading:
 
     async def read(self, principal: Principal, uri: str, via: AuditVia) -> ResourceContent:
         """Raises ProtocolError `rate_limited`, ResourceError, and the store's Unavailable."""
-        await admit(self._throttle, principal)
+        await self._throttle.admit(principal.owner)
         now = asyncio.get_running_loop().time
         began = now()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from protocol.errors import ProtocolError
 from stores.ports import RateLimits
 
 __all__ = ["Connections", "Throttle"]
@@ -18,6 +19,11 @@ class Throttle:
         """Count `n` for the principal: 0 where it may, else the seconds until it may, and nothing is counted. Raises
         Unavailable."""
         return await self._limits.take(f"messages:{owner}", n, self._per_minute / 60, self._per_minute)
+
+    async def admit(self, owner: str) -> None:
+        """Count one. Raises ProtocolError `rate_limited` where it may not be, Unavailable."""
+        if wait := await self.take(owner):
+            raise ProtocolError("rate_limited", "too many messages a minute", retry_after=round(wait, 3))
 
 
 class Connections:

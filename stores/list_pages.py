@@ -1,5 +1,5 @@
-"""The tokens of pages of contexts, which all adapters of ContextStore share: a store of several shards makes one for
-all of them from the last context of a page (stores/sharded.py)."""
+"""The tokens of pages, newest first and of one moment the highest id, which all adapters share: a store of several
+shards makes one for all of them from what a page ended with (stores/sharded.py)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import math
 
 from stores.records import ContextRecord
 
-__all__ = ["context_place", "context_token"]
+__all__ = ["context_token", "page_place", "page_token"]
 
 
 def context_token(last: ContextRecord) -> str:
     """The token of the page that follows one that ended with this context."""
-    return base64.urlsafe_b64encode(f"{last.updated_at!r} {last.key.id}".encode()).decode()
+    return page_token(last.updated_at, last.key.id)
 
 
-def context_place(token: str | None) -> tuple[float, str]:
-    """The `updated_at` and id below which the page lies, above all that there are for None. Raises ValueError for a
+def page_token(moment: float, id: str) -> str:
+    """The token of the page that follows one that ended there."""
+    return base64.urlsafe_b64encode(f"{moment!r} {id}".encode()).decode()
+
+
+def page_place(token: str | None) -> tuple[float, str]:
+    """The moment and id below which the page lies, above all that there are for None. Raises ValueError for a
     text that is no token."""
     if token is None:
         return math.inf, ""

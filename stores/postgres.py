@@ -19,9 +19,8 @@ from stores import postgres_sessions as sessions
 from stores import postgres_threads as threads
 from stores import postgres_turns as turns
 from stores import postgres_usage as accounts
-from stores.audit_pages import audit_place
 from stores.audit_records import AuditPage, AuditQuery, AuditRecord
-from stores.list_pages import context_place
+from stores.list_pages import page_place
 from stores.ports import Busy, Unavailable
 from stores.postgres_database import EVERYTHING, Limits, PostgresDatabase
 from stores.postgres_scrub import Scrub
@@ -104,7 +103,7 @@ class PostgresStore:
         return await self._database.read(key.owner, lambda db: contexts.get_context(db, key))
 
     async def list_contexts(self, owner: str, after: str | None, limit: int) -> tuple[list[ContextRecord], str | None]:
-        below = context_place(after)
+        below = page_place(after)
         return await self._database.read(owner, lambda db: contexts.list_contexts(db, owner, below, limit))
 
     async def update_context(
@@ -353,7 +352,7 @@ class PostgresStore:
         await self._database.write(owner, lambda db: ledger.add(db, owner, records))
 
     async def audits(self, tenant: str, query: AuditQuery, after: str | None, limit: int) -> AuditPage:
-        below = audit_place(after)
+        below = page_place(after)
         whole = ledger.whole_tenant(tenant)
         return await self._database.read(whole, lambda db: ledger.audits(db, tenant, query, below, limit))
 

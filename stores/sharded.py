@@ -8,7 +8,7 @@ from operator import attrgetter
 from protocol.frames import WhenBusy
 from stores.audit_pages import merge_audits
 from stores.audit_records import AuditPage, AuditQuery, AuditRecord
-from stores.list_pages import context_place
+from stores.list_pages import page_place
 from stores.records import (
     Accepted,
     Call,
@@ -88,7 +88,7 @@ class ShardedStore:
         return await self._of(key).get_context(key)
 
     async def list_contexts(self, owner: str, after: str | None, limit: int) -> tuple[list[ContextRecord], str | None]:
-        context_place(after)
+        page_place(after)
         # The place that a token names is one in the order of all contexts, wherever they are.
         pages = await self._shards.all(lambda shard: shard.list_contexts(owner, after, limit))
         return merge_contexts(pages, limit)

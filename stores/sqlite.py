@@ -19,9 +19,8 @@ from stores import sqlite_sessions as sessions
 from stores import sqlite_threads as threads
 from stores import sqlite_turns as turns
 from stores import sqlite_usage as accounts
-from stores.audit_pages import audit_place
 from stores.audit_records import AuditPage, AuditQuery, AuditRecord
-from stores.list_pages import context_place, context_token
+from stores.list_pages import context_token, page_place
 from stores.ports import Busy
 from stores.records import (
     Accepted,
@@ -105,7 +104,7 @@ class SqliteStore:
         return context_of(row) if row else None
 
     async def list_contexts(self, owner: str, after: str | None, limit: int) -> tuple[list[ContextRecord], str | None]:
-        below = context_place(after)
+        below = page_place(after)
         query = (
             f"SELECT {CONTEXT} FROM contexts WHERE owner = ? AND (updated_at, id) < (?, ?)"
             " ORDER BY updated_at DESC, id DESC LIMIT ?"
@@ -384,7 +383,7 @@ class SqliteStore:
         await self._file.write(lambda db: ledger.add(db, records))
 
     async def audits(self, tenant: str, query: AuditQuery, after: str | None, limit: int) -> AuditPage:
-        below = audit_place(after)
+        below = page_place(after)
         return await self._file.read(lambda db: ledger.audits(db, tenant, query, below, limit))
 
     async def prune_audits(self, before: float, limit: int) -> int:

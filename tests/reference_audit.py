@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from stores.audit_pages import audit_page, audit_place
+from stores.audit_pages import audit_page
 from stores.audit_records import AuditPage, AuditQuery, AuditRecord
+from stores.list_pages import page_place
 
 __all__ = ["ReferenceAudit"]
 
@@ -16,7 +17,7 @@ class ReferenceAudit:
         self._records.setdefault(record.id, record)
 
     def page(self, tenant: str, query: AuditQuery, after: str | None, limit: int) -> AuditPage:
-        below = audit_place(after)
+        below = page_place(after)
         found = [
             record
             for record in sorted(self._records.values(), key=lambda record: (record.at, record.id), reverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,10 +13,19 @@ from gateway.core.resource_inputs import said_with_resources
 from gateway.core.resources import is_read
 from protocol.frames import DurableEvent, Message, ToolApproval, ToolCall, ToolResponse
 
-__all__ = ["EVERYTHING", "inputs_of"]
+__all__ = ["EVERYTHING", "FAILURES", "inputs_of"]
 
 EVERYTHING: Final = ""
 """No message has this id: all that was said is read."""
+
+FAILURES: Final[Mapping[str, str]] = {
+    "error": "The tool failed.",
+    "timeout": "The tool took too long.",
+    "denied": "The user did not allow this call.",
+    "cancelled": "The call was cancelled.",
+    "interrupted": "The call was interrupted; whether it had an effect is not known.",
+}
+"""What whoever called is told of an answer by its status, but for "success"."""
 
 
 def inputs_of(turn: Sequence[DurableEvent], reads: str | None = EVERYTHING) -> list[ModelInput]:
@@ -81,12 +90,7 @@ def _result(call: ToolCall, answer: ToolResponse | None) -> ToolResultInput:
         if seen is not None:
             return ToolResultInput(call.id, seen.text, is_error=False, images=seen.images)
         return ToolResultInput(call.id, _text(answer.result), is_error=False)
-    words = {
-        "timeout": "The tool took too long.",
-        "denied": "The user did not allow this call.",
-        "cancelled": "The call was cancelled.",
-        "interrupted": "The call was interrupted; whether it had an effect is not known.",
-    }.get(answer.status, "The tool failed.")
+    words = FAILURES[answer.status]
     detail = f" {_text(answer.result)}" if answer.result is not None else ""
     return ToolResultInput(call.id, words + detail, is_error=True)
 

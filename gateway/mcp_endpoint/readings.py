@@ -32,7 +32,6 @@ from gateway.mcp_endpoint.asking import Context, principal_of
 from gateway.mcp_endpoint.endpoint import Offered
 from gateway.mcp_endpoint.results import block_of
 from gateway.prompts import PromptInfo
-from gateway.resource_reading import admit
 from gateway.resources.port import Invalid, NotFound, ResourceContent, ResourceError, ResourceInfo
 from protocol.errors import ProtocolError
 from protocol.frames import PromptUse
@@ -94,7 +93,7 @@ class Readings:
         principal = principal_of(ctx)
         try:
             # The prompt's server is asked for it, as by a message that begins with it.
-            await admit(self._throttle, principal)
+            await self._throttle.admit(principal.owner)
             lines = await self._prompts.lines(principal, PromptUse(params.name, params.arguments))
         except (ProtocolError, StoreError) as error:
             _refuse(refusal(error))

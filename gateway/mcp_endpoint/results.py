@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
 
+from gateway.core.turn_inputs import FAILURES
 from protocol.frames import ImagePart, ResourcePart, TextPart, ToolResponse
 
 __all__ = ["block_of", "failure", "result_of"]
-
-_WORDS: Final = {
-    "error": "The tool failed.",
-    "timeout": "The tool took too long.",
-    "denied": "The user did not allow this call.",
-    "cancelled": "The call was cancelled.",
-    "interrupted": "The call was interrupted; whether it had an effect is not known.",
-}
 
 
 class _Parts(msgspec.Struct, forbid_unknown_fields=True):
@@ -31,7 +24,7 @@ def result_of(answer: ToolResponse) -> CallToolResult:
     """A result that is an object stands as such beside its text, as the specification advises."""
     if answer.status != "success":
         detail = answer.result if isinstance(answer.result, str) else None
-        return failure(detail if answer.status == "error" and detail else _join(_WORDS[answer.status], detail))
+        return failure(detail if answer.status == "error" and detail else _join(FAILURES[answer.status], detail))
     try:
         parts = msgspec.convert(answer.result, _Parts)
     except msgspec.ValidationError:
